@@ -1,0 +1,60 @@
+# Bare `make` lists the commands. PYTHON chooses the interpreter of the virtual environment.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.complete
+N ?= 3
+CHECKED := $(wildcard app workers core flows scripts benchmarks tests config.py web_app.py)
+
+.DEFAULT_GOAL := help
+.SILENT:
+MAKEFLAGS += --no-print-directory
+.PHONY: help run test check bench lock setup-dev setup-staging setup-prod list-config start-workers clean
+
+help: ## list these commands
+	awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(STAMP) ## start the web app with its workers on http://127.0.0.1:8000
+	$(BIN)/python web_app.py
+
+test: $(STAMP) ## run every test against private servers (installs missing ones)
+	scripts/install_test_servers.sh
+	$(BIN)/python -m pytest
+
+check: $(STAMP) ## lint, check formatting and types, run the unit tests; no servers
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --quiet --check .
+	$(BIN)/mypy --no-error-summary $(CHECKED)
+	$(BIN)/python -m pytest -q tests/unit
+
+bench: $(STAMP) ## measure throughput and latency on this machine
+	$(BIN)/python -m benchmarks
+
+lock: $(STAMP) ## pin every dependency anew, with hashes, in requirements.lock
+	env -u UV_INDEX -u UV_EXTRA_INDEX_URL -u UV_FIND_LINKS $(BIN)/uv pip compile pyproject.toml \
+		--no-config --universal --upgrade --extra dev --generate-hashes --no-emit-index-url \
+		--no-emit-find-links --custom-compile-command "make lock" --quiet -o requirements.lock
+	echo "requirements.lock is up to date."
+
+setup-dev: $(STAMP) ## write .env for development (FORCE=1 replaces an existing one)
+	$(BIN)/python scripts/write_env.py development $(if $(FORCE),--force)
+
+setup-staging: $(STAMP) ## write .env for staging, with random tokens
+	$(BIN)/python scripts/write_env.py staging $(if $(FORCE),--force)
+
+setup-prod: $(STAMP) ## write .env for production, with random tokens
+	$(BIN)/python scripts/write_env.py production $(if $(FORCE),--force)
+
+list-config: $(STAMP) ## show every setting, its value and where it came from
+	$(BIN)/python -m config
+
+start-workers: $(STAMP) ## start N workers (make start-workers N=3)
+	$(BIN)/python scripts/start_workers.py --workers $(N)
+
+clean: ## remove the virtual environment and caches; keeps var/ and .env
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): requirements.lock pyproject.toml scripts/make_venv.sh
+	PYTHON="$(PYTHON)" scripts/make_venv.sh $(VENV)
+	touch $@
