@@ -1,0 +1,507 @@
+"""Every setting of Twintrack, read in this one place from the environment and from `.env`.
+
+An environment variable wins over `.env`, which wins over the default; an empty value counts as not
+set. Reading has no effect outside this module: nothing is created, opened or connected.
+`python -m config` lists all settings with their values and where each came from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import hashlib
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import quote, unquote, urlsplit
+
+from dotenv.parser import parse_stream
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+ROOT = Path(__file__).resolve().parent
+ENV_FILE = ROOT / ".env"
+
+ALIASES = {"APP_ENV": ("PREFECT_ENVIRONMENT",), "RQ_REDIS_URL": ("REDIS_URL",)}
+SECRETS = frozenset({"ADMIN_TOKEN", "API_TOKEN", "SECRET_KEY", "ALERT_WEBHOOK_URL"})
+URLS = frozenset({"DATABASE_URL", "RQ_REDIS_URL", "OLLAMA_URL"})
+REQUIRED_IN_PRODUCTION = ("ADMIN_TOKEN", "API_TOKEN", "SECRET_KEY")
+
+OUR_PREFIXES = (
+    *("RQ_", "DB_", "ALERT_", "DATABASE_", "DESCRIBE_", "HTTP_ALLOW_", "MAX_", "MIGRATION_"),
+    *("OLLAMA_", "PRIORITY_", "QUEUE_", "TASK_", "UPLOAD_"),
+)
+# Read by RQ, rq-dashboard and Ollama themselves.
+FOREIGN_VARIABLES = re.compile(
+    r"RQ_(KEY_PREFIX|CONFIG|\w+_CLASS|SERIALIZER|(WORKER|JOB|EXECUTION)_ID|DASHBOARD_\w+)|OLLAMA_MODELS"
+)
+# High enough that MAX_JOBS or DATABASE_URL_TEST of another program passes.
+TYPO_SIMILARITY = 0.84
+
+DRIVERS = {
+    "mysql": "mysql+pymysql",
+    "mariadb": "mysql+pymysql",
+    "mariadb+pymysql": "mysql+pymysql",
+    "postgres": "postgresql+psycopg",
+    "postgresql": "postgresql+psycopg",
+}
+DATABASES = frozenset({"sqlite", "mysql", "mariadb", "postgresql"})
+REDIS_SCHEMES = frozenset({"redis", "rediss", "unix", "sentinel", "redis+sentinel"})
+# The kernel's limit for a socket's path is 107 bytes; the server's own temporary name needs some too.
+SOCKET_PATH_LIMIT_BYTES = 90
+
+TRUE_WORDS = frozenset({"true", "1", "yes", "on"})
+FALSE_WORDS = frozenset({"false", "0", "no", "off"})
+
+
+class ConfigError(Exception):
+    """The settings cannot be used; `problems` has one sentence per problem and no secret value."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+def _lower(value: object) -> str:
+    return str(value).lower()
+
+
+def _flag(value: object) -> bool:
+    word = _lower(value)
+    if word in TRUE_WORDS | FALSE_WORDS:
+        return word in TRUE_WORDS
+    raise ValueError("must be one of true, 1, yes, on or false, 0, no, off")
+
+
+def _anchored(value: object) -> Path:
+    return ROOT / Path(str(value)).expanduser()
+
+
+def _listed(value: object, separators: str) -> list[str]:
+    names = re.split(separators, value) if isinstance(value, str) else value
+    if not isinstance(names, Iterable):
+        raise ValueError("must be a list")
+    return [str(name) for name in names if str(name)]
+
+
+def _folders(value: object) -> tuple[Path, ...]:
+    return tuple(_anchored(name) for name in _listed(value, os.pathsep))
+
+
+def _modules(value: object) -> tuple[str, ...]:
+    names = _listed(value, r"[\s,]+")
+    if not all(part.isidentifier() for name in names for part in name.split(".")):
+        raise ValueError("must be module names with commas between")
+    return tuple(names)
+
+
+def _queue_prefix(value: object) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.:-]{0,60}", str(value)):
+        raise ValueError("must have at most 60 letters, digits and the signs _ . : -")
+    return str(value)
+
+
+def _web_url(value: object) -> str | None:
+    if value is not None and not re.fullmatch(r"https?://\S+", str(value)):
+        raise ValueError("must start with http:// or https://")
+    return None if value is None else str(value)
+
+
+def _database_url(value: object) -> str:
+    scheme, separator, rest = str(value).partition("://")
+    text = DRIVERS.get(scheme, scheme) + separator + rest
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        raise ValueError("must be a database URL such as mysql+pymysql://user:password@host/name") from None
+    if url.get_backend_name() not in DATABASES:
+        raise ValueError("must start with sqlite://, mysql+pymysql:// or postgresql+psycopg://")
+    file = url.database or ""
+    if url.get_backend_name() != "sqlite" or file in {"", ":memory:"} or file.startswith("file:"):
+        return text
+    # A relative file would be a different database in each working folder.
+    return url.set(database=str(_anchored(file))).render_as_string(hide_password=False)
+
+
+def _redis_url(value: object) -> str:
+    if urlsplit(str(value)).scheme not in REDIS_SCHEMES:
+        raise ValueError("must start with redis://, rediss://, unix:// or sentinel://")
+    return str(value)
+
+
+def _embedded_socket(var_dir: Path) -> Path:
+    socket = var_dir / "redis" / "redis.sock"
+    if len(os.fsencode(socket)) <= SOCKET_PATH_LIMIT_BYTES:
+        return socket
+    digest = hashlib.blake2b(os.fsencode(var_dir), digest_size=8).hexdigest()
+    return Path(tempfile.gettempdir()) / f"twintrack-{os.getuid()}-{digest}" / "redis.sock"
+
+
+Flag = Annotated[bool, BeforeValidator(_flag)]
+Folder = Annotated[Path, BeforeValidator(_anchored)]
+Folders = Annotated[tuple[Path, ...], BeforeValidator(_folders)]
+Modules = Annotated[tuple[str, ...], BeforeValidator(_modules)]
+Prefix = Annotated[str, BeforeValidator(_queue_prefix)]
+WebUrl = Annotated[str | None, BeforeValidator(_web_url)]
+DatabaseUrl = Annotated[str, BeforeValidator(_database_url)]
+RedisUrl = Annotated[str, BeforeValidator(_redis_url)]
+Tier = Annotated[Literal["development", "staging", "production"], BeforeValidator(_lower)]
+WorkerMode = Annotated[Literal["integrated", "external", "hybrid"], BeforeValidator(_lower)]
+Priority = Annotated[Literal["urgent", "high", "normal", "low"], BeforeValidator(_lower)]
+LogLevel = Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)]
+Count = Annotated[int, Field(ge=0, le=10**9)]
+Positive = Annotated[int, Field(ge=1, le=10**9)]
+WholeSeconds = Annotated[int, Field(ge=1, le=10**8)]
+Seconds = Annotated[float, Field(ge=0.05, le=10**8, allow_inf_nan=False)]
+Threshold = Annotated[float, Field(ge=0, le=10**12, allow_inf_nan=False)]
+
+
+def _setting(default: Any, meaning: str) -> Any:
+    return Field(default, description=meaning)
+
+
+def _derived(from_earlier: Any, meaning: str) -> Any:
+    return Field(default_factory=from_earlier, description=meaning)
+
+
+class Config(BaseModel):
+    """All settings, validated and unchangeable.
+
+    `Config()` reads the environment and `.env`; keyword arguments override both (`None` asks for the
+    default). Raises ConfigError with one sentence per problem.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    APP_ENV: Tier = _setting("development", "development, staging or production; also PREFECT_ENVIRONMENT")
+    VAR_DIR: Folder = _setting(ROOT / "var", "folder of all files we keep; default: var beside config.py")
+    HOST: str = _setting("127.0.0.1", "address the web app listens on")
+    PORT: Annotated[int, Field(ge=0, le=65535)] = _setting(8000, "port of the web app; 0 takes a free one")
+    ADMIN_TOKEN: str | None = _setting(None, "token of the admin pages; required in production")
+    API_TOKEN: str | None = _setting(None, "token of the API; required in production")
+    SECRET_KEY: str | None = _setting(None, "key that signs sessions; required in production")
+    LOG_LEVEL: LogLevel = _setting("info", "debug, info, warning, error or critical")
+    LOG_JSON: Flag = _setting(False, "true writes one JSON object per log line")
+
+    DATABASE_URL: DatabaseUrl = _derived(
+        lambda data: f"sqlite:///{data['VAR_DIR'] / 'twintrack.db'}",
+        "mysql://, postgresql:// or sqlite:/// URL; default: a SQLite file in VAR_DIR",
+    )
+    DB_POOL_SIZE: Positive = _setting(5, "database connections each process keeps open")
+    DB_MAX_OVERFLOW: Count = _setting(10, "database connections a process may open beyond those")
+    RQ_REDIS_URL: RedisUrl = _derived(
+        lambda data: f"unix://{quote(str(_embedded_socket(data['VAR_DIR'])))}",
+        "redis://, rediss://, unix:// or sentinel:// URL; REDIS_URL works too; default: the embedded server",
+    )
+
+    RQ_ENABLED: Flag = _setting(True, "false turns Redis off: database mode")
+    RQ_HYBRID_MODE: Flag = _setting(False, "true runs Redis and database workers side by side")
+    DATABASE_POLLING_ENABLED: Flag | None = _setting(None, "pollers run; default: false in Redis mode only")
+    RQ_ROLLOUT_PERCENT: Annotated[int, Field(ge=0, le=100)] = _setting(100, "share of Redis in hybrid mode")
+    RQ_WORKER_MODE: WorkerMode = _setting("integrated", "integrated (in the web app), external or hybrid")
+    RQ_WORKER_COUNT: Annotated[int, Field(ge=0, le=1024)] = _setting(2, "worker processes of one pool")
+    RQ_ALLOW_FOREIGN_JOBS: Flag = _setting(False, "true lets our workers run other programs' RQ jobs")
+    RQ_QUEUE_PREFIX: Prefix = _setting("", "put before each queue's name: rq:queue:<prefix><priority>")
+    RQ_TICKET_WINDOW: Positive = _setting(100_000, "most tickets per queue that are in Redis at once")
+    RQ_TICKET_GRACE: Seconds = _setting(30.0, "seconds before a missing ticket is pushed again")
+    RQ_LEASE_SECONDS: Seconds = _setting(30.0, "seconds a worker keeps its claim without renewing it")
+    RQ_SHUTDOWN_TIMEOUT: Seconds = _setting(30.0, "seconds a stopping worker waits for running tasks")
+
+    RQ_DEFAULT_TIMEOUT: WholeSeconds = _setting(3600, "seconds a task may run; a handler can set its own")
+    RQ_TIMEOUT_URGENT: WholeSeconds | None = _setting(None, "the same for urgent tasks")
+    RQ_TIMEOUT_HIGH: WholeSeconds | None = _setting(None, "the same for high tasks")
+    RQ_TIMEOUT_NORMAL: WholeSeconds | None = _setting(None, "the same for normal tasks")
+    RQ_TIMEOUT_LOW: WholeSeconds | None = _setting(None, "the same for low tasks")
+    RQ_RESULT_TTL: Count = _setting(86_400, "seconds that results stay in the rows")
+    RQ_MAX_RETRIES: Annotated[int, Field(ge=0, le=1000)] = _setting(3, "retries after the first failure")
+    RQ_RETRY_BASE_SECONDS: Threshold = _setting(60.0, "seconds before the first retry; doubles each time")
+    RQ_RETRY_CAP_SECONDS: Threshold = _setting(3600.0, "longest wait in seconds before a retry")
+
+    RQ_MONITORING_ENABLED: Flag = _setting(True, "watch queues and workers, raise alerts")
+    RQ_HEALTH_CHECK_INTERVAL: Seconds = _setting(30.0, "seconds between health checks")
+    RQ_CLEANUP_INTERVAL: Seconds = _setting(3600.0, "seconds between clean-ups")
+    RQ_FALLBACK_ENABLED: Flag = _setting(True, "database pollers take over while Redis is away")
+    RQ_FALLBACK_TIMEOUT: Seconds = _setting(30.0, "seconds after the first failed Redis call until they do")
+    RQ_REDIS_HEALTH_CHECK_INTERVAL: Seconds = _setting(30.0, "seconds between looks whether Redis answers")
+
+    TASK_MODULES: Modules = _setting(("app.handlers",), "modules whose handlers may run, with commas between")
+    TASK_PAYLOAD_LIMIT_BYTES: Positive = _setting(262_144, "largest payload of one task")
+    PRIORITY_FALLBACK: Priority | None = _setting(None, "stands for unknown ones; default: refuse them")
+    MAX_ACTIVE_TASKS_PER_USER: Count = _setting(0, "active tasks a user may have; 0: no limit")
+    QUEUE_SIZE_LIMIT: Count = _setting(0, "waiting tasks above which new ones are refused; 0: no limit")
+    UPLOAD_LIMIT_BYTES: Positive = _setting(20_971_520, "largest file that can be sent to the web app")
+    DESCRIBE_FOLDERS: Folders = _derived(
+        lambda data: (data["VAR_DIR"] / "pictures",),
+        f"folders whose pictures may be described, with {os.pathsep} between; default: VAR_DIR/pictures",
+    )
+    HTTP_ALLOW_PRIVATE: Flag = _setting(False, "true lets tasks call private network addresses")
+    OLLAMA_URL: WebUrl = _setting(None, "address of an Ollama server that describes pictures")
+    OLLAMA_MODEL: str | None = _setting(None, "model it uses")
+    MIGRATION_SOURCE: str | None = _setting(None, "mapping file of a legacy table; default: our own")
+
+    ALERT_WEBHOOK_URL: WebUrl = _setting(None, "address that receives alerts")
+    ALERT_SUCCESS_RATE_WARNING: Threshold = _setting(90.0, "percent; below it")
+    ALERT_SUCCESS_RATE_CRITICAL: Threshold = _setting(80.0, "percent; below it")
+    ALERT_PROCESSING_RATE_WARNING: Threshold = _setting(50.0, "tasks per hour; below it")
+    ALERT_PROCESSING_RATE_CRITICAL: Threshold = _setting(10.0, "tasks per hour; below it")
+    ALERT_FAILED_WARNING: Threshold = _setting(100.0, "failed tasks; above it")
+    ALERT_FAILED_CRITICAL: Threshold = _setting(500.0, "failed tasks; above it")
+    ALERT_ORPHANED_WARNING: Threshold = _setting(10.0, "orphaned tasks; above it")
+    ALERT_ORPHANED_CRITICAL: Threshold = _setting(50.0, "orphaned tasks; above it")
+    ALERT_DATABASE_RESPONSE_WARNING: Threshold = _setting(1000.0, "milliseconds; above it")
+    ALERT_DATABASE_RESPONSE_CRITICAL: Threshold = _setting(5000.0, "milliseconds; above it")
+    ALERT_POOL_USE_WARNING: Threshold = _setting(80.0, "percent of the connections; above it")
+    ALERT_POOL_USE_CRITICAL: Threshold = _setting(95.0, "percent of the connections; above it")
+    ALERT_REDIS_MEMORY_WARNING: Threshold = _setting(80.0, "percent of maxmemory; above it")
+    ALERT_REDIS_MEMORY_CRITICAL: Threshold = _setting(95.0, "percent of maxmemory; above it")
+    ALERT_OLDEST_WAITING_WARNING: Threshold = _setting(900.0, "seconds a task has waited; above it")
+    ALERT_OLDEST_WAITING_CRITICAL: Threshold = _setting(3600.0, "seconds a task has waited; above it")
+    ALERT_SILENT_CONSUMPTION_WARNING: Threshold = _setting(120.0, "seconds nothing is taken; above it")
+    ALERT_SILENT_CONSUMPTION_CRITICAL: Threshold = _setting(600.0, "seconds nothing is taken; above it")
+
+    _origins: dict[str, str] = PrivateAttr(default_factory=dict)
+    _variables: dict[str, tuple[str, str]] = PrivateAttr(default_factory=dict)
+
+    def __init__(
+        self,
+        *,
+        _env_file: Path | str | None = ENV_FILE,
+        _environment: Mapping[str, str] | None = None,
+        **overrides: Any,
+    ) -> None:
+        environment = os.environ if _environment is None else _environment
+        variables = _merge({".env": _read_env_file(_env_file), "environment": environment})
+        names = _names_used(variables)
+        values = {field: variables[name][0] for field, name in names.items()} | overrides
+        values = {field: value for field, value in values.items() if value is not None}
+        problems = _typing_errors(variables)
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            problems += [_sentence(detail, names, values) for detail in error.errors()]
+        # Outside the except block: a traceback must not carry pydantic's error with the values in it.
+        if problems := [problem for problem in problems if problem]:
+            raise ConfigError(problems)
+        self._variables = variables
+        self._origins = {field: variables[name][1] for field, name in names.items()}
+        self._origins |= dict.fromkeys(overrides, "argument")
+
+    @model_validator(mode="after")
+    def _settings_fit_together(self) -> Config:
+        problems = list(_contradictions(self))
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    @classmethod
+    def for_tests(cls, *, variables: Mapping[str, str] | None = None, **overrides: Any) -> Config:
+        """Settings that ignore the real environment and `.env`; `variables` takes their place."""
+        return cls(_env_file=None, _environment=variables or {}, **overrides)
+
+    @property
+    def production(self) -> bool:
+        """True in the production tier."""
+        return self.APP_ENV == "production"
+
+    @property
+    def mode(self) -> Literal["database", "hybrid", "redis"]:
+        """Which tracks the settings ask for; the routing in the database says which are in use."""
+        if not self.RQ_ENABLED:
+            return "database"
+        return "hybrid" if self.RQ_HYBRID_MODE else "redis"
+
+    @property
+    def redis_percent(self) -> int:
+        """Share of tasks that take the Redis track, 0 to 100."""
+        return {"database": 0, "hybrid": self.RQ_ROLLOUT_PERCENT, "redis": 100}[self.mode]
+
+    @property
+    def pollers_enabled(self) -> bool:
+        """True when database pollers run: as set, else by the mode."""
+        chosen = self.DATABASE_POLLING_ENABLED
+        return self.mode != "redis" if chosen is None else chosen
+
+    @property
+    def embedded_redis_socket(self) -> Path:
+        """The embedded server's unix socket; its folder is in VAR_DIR unless that path is too long."""
+        return _embedded_socket(self.VAR_DIR)
+
+    @property
+    def embedded_redis(self) -> bool:
+        """True when RQ_REDIS_URL is the embedded server's socket."""
+        url = urlsplit(self.RQ_REDIS_URL)
+        return url.scheme == "unix" and unquote(url.path) == str(self.embedded_redis_socket)
+
+    def timeout_seconds(self, priority: str) -> int:
+        """Seconds a task of this priority may run unless its handler says otherwise."""
+        return getattr(self, f"RQ_TIMEOUT_{priority.upper()}", None) or self.RQ_DEFAULT_TIMEOUT
+
+    def variable(self, name: str) -> str | None:
+        """Value of a variable that is no setting (a flow's key, a named database), or None."""
+        return self._variables.get(name, (None, ""))[0]
+
+    def origin(self, name: str) -> str:
+        """Where a setting or variable came from: argument, environment, .env or default."""
+        return self._origins.get(name) or self._variables.get(name, ("", "default"))[1]
+
+    def shown(self, name: str) -> str:
+        """The setting as text for people: secrets and the passwords in URLs are masked."""
+        value = getattr(self, name)
+        if value is not None and name in SECRETS:
+            return "(hidden)"
+        return _masked(_text(value)) if name in URLS else _text(value)
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        return [(name, self.shown(name)) for name in type(self).model_fields]
+
+
+def _read_env_file(path: Path | str | None) -> dict[str, str]:
+    """Variables of an env file, taken literally; empty when there is no such file."""
+    if path is None or not Path(path).exists():
+        return {}
+    try:
+        with Path(path).open(encoding="utf-8") as stream:
+            lines = list(parse_stream(stream))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path} cannot be read: {error.__class__.__name__}."]) from None
+    bad = [f"Line {line.original.line} of {path} is not NAME=value." for line in lines if line.error]
+    if bad:
+        raise ConfigError(bad)
+    return {line.key: line.value for line in lines if line.key and line.value is not None}
+
+
+def _merge(layers: Mapping[str, Mapping[str, str]]) -> dict[str, tuple[str, str]]:
+    """Value and origin of each variable that is not empty; later layers win."""
+    return {
+        name: (value.strip(), origin)
+        for origin, layer in layers.items()
+        for name, value in layer.items()
+        if value.strip()
+    }
+
+
+def _names_used(variables: Mapping[str, tuple[str, str]]) -> dict[str, str]:
+    """For each setting that is set, the name of the variable that sets it."""
+    used: dict[str, str] = {}
+    for field in Config.model_fields:
+        found = [name for name in (field, *ALIASES.get(field, ())) if name in variables]
+        if found:
+            # Any spelling in the environment wins over any spelling in the file.
+            used[field] = min(found, key=lambda name: variables[name][1] != "environment")
+    return used
+
+
+def _typing_errors(variables: Mapping[str, tuple[str, str]]) -> list[str]:
+    known = {*Config.model_fields, *(alias for group in ALIASES.values() for alias in group)}
+    candidates = sorted(name for name in variables if name not in known and name.startswith(OUR_PREFIXES))
+    problems = []
+    for name in candidates:
+        close = difflib.get_close_matches(name, known, n=1, cutoff=TYPO_SIMILARITY)
+        if close and not FOREIGN_VARIABLES.fullmatch(name):
+            problems.append(f"Unknown setting {name}. Did you mean {close[0]}?")
+    return problems
+
+
+def _sentence(detail: ErrorDetails, names: Mapping[str, str], values: Mapping[str, Any]) -> str:
+    """One validation error as one sentence that names the variable; empty if it only follows another."""
+    field = str(detail["loc"][0]) if detail["loc"] else ""
+    context = detail.get("ctx", {})
+    if not field:
+        return str(context["error"])
+    wording = {
+        "value_error": "{error}",
+        "literal_error": "must be {expected}",
+        "int_parsing": "must be a whole number",
+        "int_from_float": "must be a whole number",
+        "float_parsing": "must be a number",
+        "finite_number": "must be a finite number",
+        "greater_than_equal": "must be at least {ge}",
+        "less_than_equal": "must be at most {le}",
+        "extra_forbidden": "is not a setting",
+        "default_factory_not_called": "",
+    }.get(detail["type"], "is not valid")
+    if not wording:
+        return ""
+    shown = "" if field in SECRETS | URLS or field not in values else f", not {values[field]!r}"
+    return f"{names.get(field, field)} {wording.format(**context)}{shown}."
+
+
+def _contradictions(config: Config) -> Iterable[str]:
+    missing = [name for name in REQUIRED_IN_PRODUCTION if not getattr(config, name)]
+    if config.production and missing:
+        yield f"Production needs {', '.join(missing)}: set {'it' if len(missing) == 1 else 'them'} in .env."
+    if config.mode == "database" and not config.pollers_enabled:
+        yield "DATABASE_POLLING_ENABLED=false with RQ_ENABLED=false leaves nobody to run tasks."
+    for name in Config.model_fields:
+        if name.startswith("ALERT_") and name.endswith("_WARNING"):
+            critical = name.removesuffix("WARNING") + "CRITICAL"
+            low, high = getattr(config, name), getattr(config, critical)
+            if "_RATE_" in name and high > low:
+                yield f"{critical} must not be above {name}."
+            if "_RATE_" not in name and high < low:
+                yield f"{critical} must not be below {name}."
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.15g}"
+    if isinstance(value, tuple):
+        return (os.pathsep if isinstance(value[0], Path) else ",").join(map(str, value))
+    return "" if value is None else str(value)
+
+
+def _masked(url: str) -> str:
+    return re.sub(r"\?.*", "?***", re.sub(r"(?<=://).*@", "***@", url))
+
+
+def example() -> str:
+    """Text of `.env.example`: every setting with its meaning and default."""
+    return "".join(
+        f"# {field.description}\n{name}={_text(None if name == 'VAR_DIR' else field.default)}\n"
+        for name, field in Config.model_fields.items()
+    )
+
+
+def main() -> int:
+    """List every setting, its value and its origin; exit 2 and say why when they cannot be used."""
+    parser = argparse.ArgumentParser(prog="python -m config", description=main.__doc__)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--example", action="store_true", help="print the text of .env.example")
+    arguments = parser.parse_args()
+    if arguments.example:
+        print(example(), end="")
+        return 0
+    try:
+        config = Config()
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    rows = [(name, config.shown(name), config.origin(name)) for name in Config.model_fields]
+    if arguments.json:
+        print(
+            json.dumps({name: {"value": value, "origin": origin} for name, value, origin in rows}, indent=2)
+        )
+    else:
+        print("\n".join(f"{name:<34} {value:<48} {origin}" for name, value, origin in rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
