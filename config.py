@@ -61,12 +61,10 @@ DRIVERS = {
     "postgresql": "postgresql+psycopg",
 }
 DATABASES = frozenset({"sqlite", "mysql", "mariadb", "postgresql"})
-REDIS_SCHEMES = frozenset({"redis", "rediss", "unix", "sentinel", "redis+sentinel"})
 # The kernel's limit for a socket's path is 107 bytes; the server's own temporary name needs some too.
 SOCKET_PATH_LIMIT_BYTES = 90
 
-TRUE_WORDS = frozenset({"true", "1", "yes", "on"})
-FALSE_WORDS = frozenset({"false", "0", "no", "off"})
+WORDS = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(("false", "0", "no", "off"), False)
 
 
 class ConfigError(Exception):
@@ -82,44 +80,17 @@ def _lower(value: object) -> str:
 
 
 def _flag(value: object) -> bool:
-    word = _lower(value)
-    if word in TRUE_WORDS | FALSE_WORDS:
-        return word in TRUE_WORDS
-    raise ValueError("must be one of true, 1, yes, on or false, 0, no, off")
+    if (word := _lower(value)) in WORDS:
+        return WORDS[word]
+    raise ValueError(f"must be one of {', '.join(WORDS)}")
 
 
 def _anchored(value: object) -> Path:
-    return ROOT / Path(str(value)).expanduser()
+    return ROOT / os.path.expanduser(str(value))
 
 
-def _listed(value: object, separators: str) -> list[str]:
-    names = re.split(separators, value) if isinstance(value, str) else value
-    if not isinstance(names, Iterable):
-        raise ValueError("must be a list")
-    return [str(name) for name in names if str(name)]
-
-
-def _folders(value: object) -> tuple[Path, ...]:
-    return tuple(_anchored(name) for name in _listed(value, os.pathsep))
-
-
-def _modules(value: object) -> tuple[str, ...]:
-    names = _listed(value, r"[\s,]+")
-    if not all(part.isidentifier() for name in names for part in name.split(".")):
-        raise ValueError("must be module names with commas between")
-    return tuple(names)
-
-
-def _queue_prefix(value: object) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_.:-]{0,60}", str(value)):
-        raise ValueError("must have at most 60 letters, digits and the signs _ . : -")
-    return str(value)
-
-
-def _web_url(value: object) -> str | None:
-    if value is not None and not re.fullmatch(r"https?://\S+", str(value)):
-        raise ValueError("must start with http:// or https://")
-    return None if value is None else str(value)
+def _list_of(separators: str) -> BeforeValidator:
+    return BeforeValidator(lambda v: [n for n in re.split(separators, v) if n] if isinstance(v, str) else v)
 
 
 def _database_url(value: object) -> str:
@@ -138,12 +109,6 @@ def _database_url(value: object) -> str:
     return url.set(database=str(_anchored(file))).render_as_string(hide_password=False)
 
 
-def _redis_url(value: object) -> str:
-    if urlsplit(str(value)).scheme not in REDIS_SCHEMES:
-        raise ValueError("must start with redis://, rediss://, unix:// or sentinel://")
-    return str(value)
-
-
 def _embedded_socket(var_dir: Path) -> Path:
     socket = var_dir / "redis" / "redis.sock"
     if len(os.fsencode(socket)) <= SOCKET_PATH_LIMIT_BYTES:
@@ -154,12 +119,12 @@ def _embedded_socket(var_dir: Path) -> Path:
 
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Folder = Annotated[Path, BeforeValidator(_anchored)]
-Folders = Annotated[tuple[Path, ...], BeforeValidator(_folders)]
-Modules = Annotated[tuple[str, ...], BeforeValidator(_modules)]
-Prefix = Annotated[str, BeforeValidator(_queue_prefix)]
-WebUrl = Annotated[str | None, BeforeValidator(_web_url)]
+Folders = Annotated[tuple[Folder, ...], _list_of(os.pathsep)]
+Modules = Annotated[tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*$")], ...], _list_of(r"[\s,]+")]
+Prefix = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{0,60}$")]
+WebUrl = Annotated[str, Field(pattern=r"^https?://\S+$")]
 DatabaseUrl = Annotated[str, BeforeValidator(_database_url)]
-RedisUrl = Annotated[str, BeforeValidator(_redis_url)]
+RedisUrl = Annotated[str, Field(pattern=r"^(rediss?|unix|(redis[+])?sentinel)://")]
 Tier = Annotated[Literal["development", "staging", "production"], BeforeValidator(_lower)]
 WorkerMode = Annotated[Literal["integrated", "external", "hybrid"], BeforeValidator(_lower)]
 Priority = Annotated[Literal["urgent", "high", "normal", "low"], BeforeValidator(_lower)]
@@ -213,7 +178,7 @@ class Config(BaseModel):
     RQ_HYBRID_MODE: Flag = _setting(False, "true runs Redis and database workers side by side")
     DATABASE_POLLING_ENABLED: Flag | None = _setting(None, "pollers run; default: false in Redis mode only")
     RQ_ROLLOUT_PERCENT: Annotated[int, Field(ge=0, le=100)] = _setting(100, "share of Redis in hybrid mode")
-    RQ_WORKER_MODE: WorkerMode = _setting("integrated", "integrated (in the web app), external or hybrid")
+    RQ_WORKER_MODE: WorkerMode = _setting("integrated", "integrated (in the web app), external, hybrid")
     RQ_WORKER_COUNT: Annotated[int, Field(ge=0, le=1024)] = _setting(2, "worker processes of one pool")
     RQ_ALLOW_FOREIGN_JOBS: Flag = _setting(False, "true lets our workers run other programs' RQ jobs")
     RQ_QUEUE_PREFIX: Prefix = _setting("", "put before each queue's name: rq:queue:<prefix><priority>")
@@ -250,11 +215,11 @@ class Config(BaseModel):
         f"folders whose pictures may be described, with {os.pathsep} between; default: VAR_DIR/pictures",
     )
     HTTP_ALLOW_PRIVATE: Flag = _setting(False, "true lets tasks call private network addresses")
-    OLLAMA_URL: WebUrl = _setting(None, "address of an Ollama server that describes pictures")
+    OLLAMA_URL: WebUrl | None = _setting(None, "address of an Ollama server that describes pictures")
     OLLAMA_MODEL: str | None = _setting(None, "model it uses")
     MIGRATION_SOURCE: str | None = _setting(None, "mapping file of a legacy table; default: our own")
 
-    ALERT_WEBHOOK_URL: WebUrl = _setting(None, "address that receives alerts")
+    ALERT_WEBHOOK_URL: WebUrl | None = _setting(None, "address that receives alerts")
     ALERT_SUCCESS_RATE_WARNING: Threshold = _setting(90.0, "percent; below it")
     ALERT_SUCCESS_RATE_CRITICAL: Threshold = _setting(80.0, "percent; below it")
     ALERT_PROCESSING_RATE_WARNING: Threshold = _setting(50.0, "tasks per hour; below it")
@@ -293,9 +258,13 @@ class Config(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            problems += [_sentence(detail, names, values) for detail in error.errors()]
+            problems += [
+                _sentence(detail, names, values)
+                for detail in error.errors()
+                if detail["type"] != "default_factory_not_called"
+            ]
         # Outside the except block: a traceback must not carry pydantic's error with the values in it.
-        if problems := [problem for problem in problems if problem]:
+        if problems:
             raise ConfigError(problems)
         self._variables = variables
         self._origins = {field: variables[name][1] for field, name in names.items()}
@@ -418,7 +387,7 @@ def _typing_errors(variables: Mapping[str, tuple[str, str]]) -> list[str]:
 
 
 def _sentence(detail: ErrorDetails, names: Mapping[str, str], values: Mapping[str, Any]) -> str:
-    """One validation error as one sentence that names the variable; empty if it only follows another."""
+    """One validation error as one sentence that names the variable."""
     field = str(detail["loc"][0]) if detail["loc"] else ""
     context = detail.get("ctx", {})
     if not field:
@@ -433,10 +402,8 @@ def _sentence(detail: ErrorDetails, names: Mapping[str, str], values: Mapping[st
         "greater_than_equal": "must be at least {ge}",
         "less_than_equal": "must be at most {le}",
         "extra_forbidden": "is not a setting",
-        "default_factory_not_called": "",
+        "string_pattern_mismatch": "must match {pattern}",
     }.get(detail["type"], "is not valid")
-    if not wording:
-        return ""
     shown = "" if field in SECRETS | URLS or field not in values else f", not {values[field]!r}"
     return f"{names.get(field, field)} {wording.format(**context)}{shown}."
 
@@ -444,17 +411,15 @@ def _sentence(detail: ErrorDetails, names: Mapping[str, str], values: Mapping[st
 def _contradictions(config: Config) -> Iterable[str]:
     missing = [name for name in REQUIRED_IN_PRODUCTION if not getattr(config, name)]
     if config.production and missing:
-        yield f"Production needs {', '.join(missing)}: set {'it' if len(missing) == 1 else 'them'} in .env."
+        yield f"Production needs {', '.join(missing)}: set them, or let `make setup-prod` write them to .env."
     if config.mode == "database" and not config.pollers_enabled:
         yield "DATABASE_POLLING_ENABLED=false with RQ_ENABLED=false leaves nobody to run tasks."
-    for name in Config.model_fields:
-        if name.startswith("ALERT_") and name.endswith("_WARNING"):
-            critical = name.removesuffix("WARNING") + "CRITICAL"
-            low, high = getattr(config, name), getattr(config, critical)
-            if "_RATE_" in name and high > low:
-                yield f"{critical} must not be above {name}."
-            if "_RATE_" not in name and high < low:
-                yield f"{critical} must not be below {name}."
+    for critical in (name for name in Config.model_fields if name.endswith("_CRITICAL")):
+        warning = critical.replace("_CRITICAL", "_WARNING")
+        # Of the rates the low values are the bad ones.
+        milder = getattr(config, critical) - getattr(config, warning)
+        if milder and (milder > 0) == ("_RATE_" in critical):
+            yield f"{critical} must not be milder than {warning}."
 
 
 def _text(value: object) -> str:
@@ -473,10 +438,10 @@ def _masked(url: str) -> str:
 
 def example() -> str:
     """Text of `.env.example`: every setting with its meaning and default."""
-    return "".join(
-        f"# {field.description}\n{name}={_text(None if name == 'VAR_DIR' else field.default)}\n"
-        for name, field in Config.model_fields.items()
-    )
+    fields = Config.model_fields.items()
+    # A default that depends on this machine's folders is described, not written down.
+    written = {name: "" if f.default_factory or name == "VAR_DIR" else _text(f.default) for name, f in fields}
+    return "".join(f"# {field.description}\n{name}={written[name]}\n" for name, field in fields)
 
 
 def main() -> int:
