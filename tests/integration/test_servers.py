@@ -1,0 +1,166 @@
+"""The private servers do what the other tests believe of them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
+
+from tests.server_process import Server, ServerMissingError, alive, program
+from tests.servers import DatabaseServer, MariaDbServer, PostgresServer, RedisServer
+from tests.waiting import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+
+every_server = pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda: RedisServer(persistence=True), id="redis", marks=pytest.mark.redis),
+        pytest.param(MariaDbServer, id="mariadb", marks=pytest.mark.mariadb),
+        pytest.param(PostgresServer, id="postgresql", marks=pytest.mark.postgresql),
+    ],
+)
+
+
+def run_sql(url: str, *statements: str) -> list[tuple[object, ...]]:
+    engine = create_engine(url, poolclass=NullPool)
+    with engine.begin() as connection:
+        results = [connection.execute(text(statement)) for statement in statements]
+        return [tuple(row) for row in results[-1]] if results[-1].returns_rows else []
+
+
+@every_server
+def test_server_survives_kill_freeze_and_restart_and_leaves_nothing(make: Callable[[], Server]) -> None:
+    with make() as server:
+        first = server.pid
+        family = server.processes()
+        server.kill9()
+        assert not server.running
+        server.start()
+        assert server.pid != first
+
+        server.freeze()
+        assert {process.status() for process in server.processes()} == {psutil.STATUS_STOPPED}
+        server.thaw()
+        wait_until(server.answers, deadline_seconds=10, what="the thawed server answers")
+
+        server.stop()
+        assert not server.running
+        family += server.start().processes()
+    assert not server.folder.exists()
+    assert not any(map(alive, family))
+
+
+@every_server
+def test_frozen_server_can_be_closed(make: Callable[[], Server]) -> None:
+    with make() as server:
+        server.freeze()
+        family = server.processes()
+    assert not any(map(alive, family))
+
+
+@every_server
+def test_server_dies_with_the_tests(make: Callable[[], Server]) -> None:
+    kind = {"<lambda>": "RedisServer"}.get(make.__name__, make.__name__)
+    code = (
+        f"import sys; from tests.servers import {kind}; s = {kind}().start();"
+        "print(s.folder, *(p.pid for p in s.processes()), flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as owner:
+        assert owner.stdout is not None
+        folder, *pids = owner.stdout.readline().split()
+        family = [psutil.Process(int(pid)) for pid in pids]
+        owner.kill()
+        owner.wait()
+    wait_until(
+        lambda: not any(map(alive, family)),
+        deadline_seconds=20,
+        what="the server and its children die after their owner",
+    )
+    shutil.rmtree(folder)
+
+
+def test_persistent_redis_keeps_its_data_over_a_kill(private_redis: RedisServer) -> None:
+    private_redis.client().set("key", "value")
+    private_redis.kill9()
+    private_redis.start()
+    assert private_redis.client().get("key") == b"value"
+
+
+def test_redis_without_persistence_starts_empty() -> None:
+    with RedisServer() as server:
+        server.client().set("key", "value")
+        server.kill9()
+        assert server.start().client().dbsize() == 0
+
+
+def test_redis_refuses_writes_beyond_its_memory_limit() -> None:
+    with RedisServer(maxmemory="2mb") as server, pytest.raises(redis.OutOfMemoryError):
+        server.client().set("large", "x" * 3_000_000)
+
+
+def test_redis_url_is_empty_for_each_test(redis_server: RedisServer, request: pytest.FixtureRequest) -> None:
+    redis_server.client().set("left", "over")
+    request.getfixturevalue("redis_url")
+    assert redis_server.client().dbsize() == 0
+
+
+@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(MariaDbServer, marks=pytest.mark.mariadb),
+        pytest.param(PostgresServer, marks=pytest.mark.postgresql),
+    ],
+)
+def test_database_server_keeps_commits_over_a_kill(kind: type[DatabaseServer], durable: bool) -> None:
+    with kind(durable=durable) as server, server.database() as url:
+        run_sql(url, "CREATE TABLE kept (id INTEGER)", "INSERT INTO kept VALUES (7)")
+        server.kill9()
+        server.start()
+        assert run_sql(url, "SELECT id FROM kept") == [(7,)]
+
+
+def test_durable_mariadb_flushes_every_commit() -> None:
+    with MariaDbServer(durable=True) as server:
+        assert server.execute("SELECT @@innodb_flush_log_at_trx_commit") == [(1,)]
+
+
+def test_every_test_gets_an_empty_database(database_url: str) -> None:
+    run_sql(database_url, "CREATE TABLE only_here (id INTEGER)")
+    assert run_sql(database_url, "SELECT COUNT(*) FROM only_here") == [(0,)]
+
+
+def test_database_with_an_open_transaction_can_be_dropped(
+    mariadb_server: MariaDbServer, postgres_server: PostgresServer
+) -> None:
+    for server in (mariadb_server, postgres_server):
+        url = server.create_database()
+        run_sql(url, "CREATE TABLE held (id INTEGER)")
+        engine = create_engine(url, poolclass=NullPool)
+        connection = engine.connect()
+        connection.execute(text("SELECT * FROM held"))
+        server.drop_database(url)
+        connection.invalidate()
+        connection.close()
+
+
+def test_missing_program_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(ServerMissingError, match="no-such-server is not installed: run `make test`"):
+        program("no-such-server")
+
+
+def test_wait_until_names_what_did_not_happen() -> None:
+    with pytest.raises(AssertionError, match=r"Not within 0\.05 s: pigs fly"):
+        wait_until(lambda: False, deadline_seconds=0.05, what="pigs fly")
