@@ -1,0 +1,151 @@
+"""The composition root: from a Config to the parts that work together.
+
+Every entrance (web, workers, scripts, RQ) builds its parts here, so that they agree. Connects lazily.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from app.handlers import settings as handler_settings
+from app.tasks.database import Database
+from app.tasks.errors import TaskError
+from app.tasks.handlers import HandlerRegistry, load_handlers
+from app.tasks.migrate import migrate
+from app.tasks.model import Priority, Ticket
+from app.tasks.queue import TaskQueue
+from app.tasks.settings import CoreSettings
+from app.tasks.store import Store
+from app.tasks.tickets import RQQueueManager, connect
+from config import Config
+
+CLOCK_CHECK_SECONDS = 60.0
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """The wired parts of one process. `tickets` is None in database mode."""
+
+    config: Config
+    settings: CoreSettings
+    handlers: HandlerRegistry
+    store: Store
+    tickets: RQQueueManager | None
+    queue: TaskQueue
+
+    def prepare(self) -> None:
+        """Bring the schema up to date and apply changed mode settings. Raises `DatabaseUnavailable`."""
+        migrate(self.store.database)
+        _apply_mode(self)
+
+    def close(self) -> None:
+        """Close the connections; safe to call twice."""
+        self.store.database.dispose()
+        if self.tickets is not None:
+            self.tickets.client.close()
+
+
+def build_system(config: Config) -> System:
+    """Wire the parts. Raises `ConfigError` or `ValueError` for settings that cannot work."""
+    handler_settings.configure(_handler_settings(config))
+    handlers = load_handlers(config.TASK_MODULES)
+    settings = core_settings(config)
+    database = Database(
+        config.DATABASE_URL, pool_size=config.DB_POOL_SIZE, max_overflow=config.DB_MAX_OVERFLOW
+    )
+    store = Store.over(database)
+    tickets = _tickets(config, settings, handlers, database) if config.RQ_ENABLED else None
+    queue = TaskQueue(store, handlers, tickets, settings)
+    return System(config, settings, handlers, store, tickets, queue)
+
+
+def core_settings(config: Config) -> CoreSettings:
+    """The core's view of the settings."""
+    of_priority = {
+        Priority.URGENT: config.RQ_TIMEOUT_URGENT,
+        Priority.HIGH: config.RQ_TIMEOUT_HIGH,
+        Priority.NORMAL: config.RQ_TIMEOUT_NORMAL,
+        Priority.LOW: config.RQ_TIMEOUT_LOW,
+    }
+    return CoreSettings(
+        payload_limit_bytes=config.TASK_PAYLOAD_LIMIT_BYTES,
+        active_tasks_per_user=config.MAX_ACTIVE_TASKS_PER_USER,
+        queue_size_limit=config.QUEUE_SIZE_LIMIT,
+        default_timeout_seconds=config.RQ_DEFAULT_TIMEOUT,
+        priority_timeout_seconds={p: seconds for p, seconds in of_priority.items() if seconds},
+        max_retries=config.RQ_MAX_RETRIES,
+        retry_base_seconds=config.RQ_RETRY_BASE_SECONDS,
+        retry_cap_seconds=config.RQ_RETRY_CAP_SECONDS,
+        priority_fallback=Priority(config.PRIORITY_FALLBACK) if config.PRIORITY_FALLBACK else None,
+        redis_percent=config.redis_percent,
+        lease_seconds=config.RQ_LEASE_SECONDS,
+        ticket_grace_seconds=config.RQ_TICKET_GRACE,
+        fallback_enabled=config.RQ_FALLBACK_ENABLED,
+        fallback_after_seconds=config.RQ_FALLBACK_TIMEOUT,
+    )
+
+
+def _handler_settings(config: Config) -> handler_settings.HandlerSettings:
+    return handler_settings.HandlerSettings(
+        describe_folders=config.DESCRIBE_FOLDERS,
+        uploads_folder=config.VAR_DIR / "uploads",
+        allow_private_addresses=config.HTTP_ALLOW_PRIVATE,
+        ollama_url=config.OLLAMA_URL,
+        ollama_model=config.OLLAMA_MODEL or handler_settings.DEFAULT_OLLAMA_MODEL,
+    )
+
+
+def _tickets(
+    config: Config, settings: CoreSettings, handlers: HandlerRegistry, database: Database
+) -> RQQueueManager:
+    def time_limit(ticket: Ticket) -> int:
+        handler = handlers.find(ticket.name)
+        return settings.time_limit(handler, ticket.priority, ticket.timeout_seconds)
+
+    return RQQueueManager(
+        connect(config.RQ_REDIS_URL),
+        prefix=config.RQ_QUEUE_PREFIX,
+        time_limit=time_limit,
+        database_clock=DatabaseClock(database),
+    )
+
+
+class DatabaseClock:
+    """The database's time in epoch seconds, without a statement per call: an offset, measured each minute."""
+
+    def __init__(self, database: Database, *, local: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._local = local
+        self._offset = 0.0
+        self._next_check = 0.0
+
+    def __call__(self) -> float:
+        now = self._local()
+        if now >= self._next_check:
+            self._next_check = now + CLOCK_CHECK_SECONDS
+            try:
+                self._offset = self._database.now().timestamp() - self._local()
+            except TaskError:
+                log.debug("database.clock_unread")
+        return now + self._offset
+
+
+def _apply_mode(system: System) -> None:
+    """A mode setting that changed since the last start goes into the routing; an unchanged one leaves
+    run-time switches alone."""
+    store, percent = system.store, system.config.redis_percent
+    store.routing.ensure(redis_percent=percent)
+    now = f"{system.config.mode}:{percent}"
+    before = store.registry.recall("mode settings")
+    if before == now:
+        return
+    store.registry.remember("mode settings", now)
+    if before is not None:
+        store.routing.change(redis_percent=percent, fallback=False)
+        log.info("mode.changed_by_settings", before=before, now=now)

@@ -1,0 +1,223 @@
+"""Connections, transactions and the errors of four databases, behind one small object.
+
+Owns the engines, the isolation level, deadlock retries and the translation of driver errors. It knows no
+table. Statements live in `store` and in the few other modules that ARCHITECTURE.md names.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from sqlalchemy import Engine, create_engine, event, select
+from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from app.tasks.errors import DatabaseUnavailable
+from app.tasks.schema import database_now
+
+T = TypeVar("T")
+
+CONNECT_TIMEOUT_SECONDS = 5
+ANSWER_TIMEOUT_SECONDS = 60
+SQLITE_BUSY_SECONDS = 30
+TRIES = 6
+
+_DEADLOCK_CODES = {1213, 1205, 1020}  # MySQL: deadlock, lock wait time-out, record changed
+_DEADLOCK_STATES = {"40P01", "40001", "55P03"}  # PostgreSQL: deadlock, serialization, lock not available
+
+
+class CommitUnknown(DatabaseUnavailable):
+    """The connection was lost while COMMIT was on its way: it may have happened. Read back, never repeat."""
+
+
+class Database:
+    """One database, reached through two pools: transactions, and statements that commit by themselves."""
+
+    def __init__(self, url: str | URL, *, pool_size: int = 5, max_overflow: int = 10) -> None:
+        """Raises `ValueError` with a sentence for a URL that no driver understands. Does not connect."""
+        try:
+            self.url = make_url(url)
+            self.kind = self.url.get_backend_name()
+            options = _engine_options(self.kind, pool_size, max_overflow)
+            self.engine = create_engine(self.url, **options)
+            self._auto = create_engine(self.url, **(options | {"isolation_level": "AUTOCOMMIT"}))
+        except (ArgumentError, NoSuchModuleError) as error:
+            raise ValueError(f"DATABASE_URL is no usable database URL: {_first_line(error)}") from None
+        if self.kind == "mariadb":
+            self.kind = "mysql"
+        if self.kind not in ("sqlite", "mysql", "postgresql"):
+            raise ValueError(f"DATABASE_URL names {self.kind}; SQLite, MariaDB/MySQL and PostgreSQL work")
+        if self.kind == "sqlite":
+            _prepare_sqlite(self.engine, begin="BEGIN IMMEDIATE")
+            _prepare_sqlite(self._auto, begin=None)
+
+    def run(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in one transaction and commit.
+
+        Deadlocks repeat the whole `work`, so it must not act outside the database. Raises
+        `DatabaseUnavailable`, or `CommitUnknown` if only the answer to COMMIT is missing.
+        """
+        for last in _tries():
+            try:
+                with self.engine.connect() as connection:
+                    result = work(connection)
+                    _commit(connection)
+                    return result
+            except IntegrityError:
+                raise
+            except (DBAPIError, PoolTimeout) as error:
+                if last or not _repeatable(error):
+                    raise _translated(error) from error
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """Run reading statements without a transaction. Repeats them once over a fresh connection."""
+        for last in _tries():
+            try:
+                with self._auto.connect() as connection:
+                    return work(connection)
+            except (DBAPIError, PoolTimeout) as error:
+                if last or not _repeatable(error):
+                    raise _translated(error) from error
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    def write_one(self, work: Callable[[Connection], T]) -> T:
+        """Run exactly one statement that commits by itself: one round trip.
+
+        Raises `CommitUnknown` when the connection was lost and it may have happened.
+        """
+        for last in _tries():
+            try:
+                with self._auto.connect() as connection:
+                    try:
+                        return work(connection)
+                    except DBAPIError as error:
+                        if error.connection_invalidated:
+                            raise CommitUnknown("the database went away during a statement") from error
+                        raise
+            except IntegrityError:
+                raise
+            except (DBAPIError, PoolTimeout) as error:
+                if last or not _repeatable(error):
+                    raise _translated(error) from error
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    def now(self) -> Any:
+        """The database's clock, aware UTC."""
+        return self.read(lambda connection: connection.execute(select(database_now())).scalar_one())
+
+    def dispose(self) -> None:
+        """Close the pooled connections; the object stays usable. A forked child must call this first
+        with `close=False` semantics: see `forget`."""
+        self.engine.dispose()
+        self._auto.dispose()
+
+    def forget(self) -> None:
+        """In a forked child: drop the parent's connections without closing them."""
+        self.engine.dispose(close=False)
+        self._auto.dispose(close=False)
+
+
+def _engine_options(kind: str, pool_size: int, max_overflow: int) -> dict[str, Any]:
+    # We always commit or roll back ourselves, so the pool's own reset would be one wasted round trip.
+    options: dict[str, Any] = {"pool_reset_on_return": None, "pool_size": pool_size}
+    options |= {"max_overflow": max_overflow, "pool_timeout": 10}
+    if kind in ("mysql", "mariadb"):
+        options["isolation_level"] = "READ COMMITTED"
+        options["pool_recycle"] = 3600
+        options["connect_args"] = {
+            "charset": "utf8mb4",
+            "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+            "read_timeout": ANSWER_TIMEOUT_SECONDS,
+            "write_timeout": ANSWER_TIMEOUT_SECONDS,
+            "init_command": "SET time_zone='+00:00', sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'",
+        }
+    elif kind == "postgresql":
+        options["connect_args"] = {
+            "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+            "options": "-c timezone=UTC",
+            # a dead server must not hold a worker for the kernel's two hours
+            "tcp_user_timeout": ANSWER_TIMEOUT_SECONDS * 1000,
+        }
+    elif kind == "sqlite":
+        options["connect_args"] = {"timeout": SQLITE_BUSY_SECONDS}
+    return options
+
+
+def _prepare_sqlite(engine: Engine, *, begin: str | None) -> None:
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # we say BEGIN, not the driver
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {SQLITE_BUSY_SECONDS * 1000}")
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = NORMAL")
+        cursor.close()
+
+    if begin is not None:
+
+        @event.listens_for(engine, "begin")
+        def begin_now(connection: Connection) -> None:
+            # IMMEDIATE: a transaction that starts by reading could not become a writer later
+            connection.exec_driver_sql(begin)
+
+
+def _tries() -> Any:
+    for number in range(TRIES):
+        if number:
+            time.sleep(random.uniform(0.5, 1.5) * 0.005 * 2**number)
+        yield number == TRIES - 1
+
+
+def _commit(connection: Connection) -> None:
+    try:
+        connection.commit()
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise CommitUnknown("the database went away during COMMIT") from error
+        raise
+
+
+def _repeatable(error: Exception) -> bool:
+    """True if nothing has happened and another try may succeed at once."""
+    if not isinstance(error, DBAPIError):
+        return False
+    if error.connection_invalidated:
+        return True
+    return is_deadlock(error)
+
+
+def is_deadlock(error: DBAPIError) -> bool:
+    original = error.orig
+    state = getattr(original, "sqlstate", None)
+    if state is not None:
+        return state in _DEADLOCK_STATES
+    arguments = getattr(original, "args", ())
+    if arguments and isinstance(arguments[0], int):
+        return arguments[0] in _DEADLOCK_CODES
+    return "database is locked" in str(original)
+
+
+def _translated(error: Exception) -> Exception:
+    """Our error for what the driver said: the database is away, or the statement is wrong (as it came)."""
+    if isinstance(error, PoolTimeout):
+        return DatabaseUnavailable("no database connection came free within 10 s")
+    assert isinstance(error, DBAPIError)
+    if error.connection_invalidated or isinstance(error, OperationalError | InterfaceError):
+        return DatabaseUnavailable(f"the database did not answer: {_first_line(error.orig)}")
+    return error
+
+
+def _first_line(error: object) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,270 @@
+"""The nouns of the core, as values: no SQL, no Redis, no Flask.
+
+The transition table below is the contract that `docs/states.md` prints and the store obeys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+
+class Status(StrEnum):
+    """Where a task is. The route is part of the status: an old poller that knows only QUEUED
+    cannot see a dispatched or scheduled row."""
+
+    SCHEDULED = "SCHEDULED"
+    QUEUED = "QUEUED"
+    DISPATCHED = "DISPATCHED"
+    PROCESSING = "PROCESSING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    QUARANTINED = "QUARANTINED"
+
+
+WAITING = (Status.SCHEDULED, Status.QUEUED, Status.DISPATCHED)
+ACTIVE = (*WAITING, Status.PROCESSING)
+ENDED = (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
+
+
+class Priority(StrEnum):
+    """The value is the RQ queue's name; the order of members is the order of service."""
+
+    URGENT = "urgent"
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+    @property
+    def rank(self) -> int:
+        """0 for urgent to 3 for low: what the `priority` column holds, so that SQL sorts by it."""
+        return _RANKS[self]
+
+    @classmethod
+    def of_rank(cls, rank: int) -> Priority:
+        return PRIORITIES[rank]
+
+
+PRIORITIES = tuple(Priority)
+_RANKS = {priority: rank for rank, priority in enumerate(Priority)}
+
+
+class Track(StrEnum):
+    """How a waiting task reaches a worker."""
+
+    REDIS = "redis"
+    DATABASE = "database"
+
+    @property
+    def waiting_status(self) -> Status:
+        return Status.DISPATCHED if self is Track.REDIS else Status.QUEUED
+
+
+class OnLost(StrEnum):
+    """What a reclaim does with a task whose worker is gone: run it again, or end it as FAILED."""
+
+    RETRY = "retry"
+    PARK = "park"
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """One kind of transition: who makes it, from where to where, and what guards it."""
+
+    verb: str
+    sources: tuple[Status | None, ...]
+    targets: tuple[Status, ...]
+    guard: str
+    new_epoch: bool
+
+
+_ROUTED = (Status.QUEUED, Status.DISPATCHED)
+
+TRANSITIONS: tuple[Edge, ...] = (
+    Edge("submit", (None,), WAITING, "routing version, idempotency key, active-task limit", True),
+    Edge("due", (Status.SCHEDULED,), _ROUTED, "status", True),
+    Edge("dispatch", (Status.QUEUED,), (Status.DISPATCHED,), "status", True),
+    Edge("recall", (Status.DISPATCHED,), (Status.QUEUED,), "status", True),
+    Edge("claim", (Status.QUEUED,), (Status.PROCESSING,), "row lock, locked rows are skipped", False),
+    Edge(
+        "claim ticket",
+        (Status.DISPATCHED,),
+        (Status.PROCESSING,),
+        "status and epoch; waits for a row lock",
+        False,
+    ),
+    Edge("settle", (Status.PROCESSING,), ENDED, "token", False),
+    Edge("retry later", (Status.PROCESSING,), (*WAITING, Status.CANCELLED), "token", True),
+    Edge("release", (Status.PROCESSING,), (*_ROUTED, Status.CANCELLED), "token", True),
+    Edge(
+        "reclaim",
+        (Status.PROCESSING,),
+        (*_ROUTED, Status.FAILED, Status.CANCELLED),
+        "the token that was read with the expired lease",
+        True,
+    ),
+    Edge("cancel", WAITING, (Status.CANCELLED,), "status", True),
+    Edge("quarantine", WAITING, (Status.QUARANTINED,), "status", True),
+    Edge(
+        "operator's retry",
+        (Status.FAILED, Status.CANCELLED, Status.QUARANTINED),
+        WAITING,
+        "status, active-task limit",
+        True,
+    ),
+    Edge("reprioritise", WAITING, WAITING, "status; SCHEDULED stays", True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """A submission that passed every check which needs no database. `payload` is JSON text."""
+
+    task_id: int
+    name: str
+    payload: str
+    priority: Priority
+    user_id: str | None = None
+    run_at: datetime | None = None
+    idempotency_key: str | None = None
+    max_retries: int | None = None
+    timeout_seconds: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """The answer to a submission. `created` is false when the idempotency key named an older task."""
+
+    task_id: int
+    status: Status
+    priority: Priority
+    created: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What Redis holds of a task: enough to claim it, and safe to lose, double or outlive."""
+
+    task_id: int
+    epoch: int
+    priority: Priority
+    name: str
+    timeout_seconds: int | None = None
+
+    @property
+    def job_id(self) -> str:
+        return f"t{self.task_id}-e{self.epoch}"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One worker's right to run one task until its lease ends."""
+
+    task_id: int
+    name: str
+    payload: str
+    priority: Priority
+    token: int
+    epoch: int
+    attempt: int
+    failures: int
+    track: Track
+    user_id: str | None = None
+    max_retries: int | None = None
+    timeout_seconds: int | None = None
+    cancel_requested: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The handler returned. `result` is JSON text."""
+
+    claim: Claim
+    result: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The handler failed and no retry is left, or the rule forbids one: a dead letter."""
+
+    claim: Claim
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class RetryLater:
+    """The handler failed and is to run again after `delay_seconds`."""
+
+    claim: Claim
+    error: str
+    delay_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The handler stopped because a cancel was asked for."""
+
+    claim: Claim
+    error: str = "cancelled while running"
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The claim is given back unstarted: it costs no failure."""
+
+    claim: Claim
+
+
+Outcome = Completed | Failed | RetryLater | Cancelled | Released
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A row that a verb brought to a waiting status; DISPATCHED ones need a ticket."""
+
+    task_id: int
+    status: Status
+    ticket: Ticket | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A task as readers see it. Times are aware UTC; `payload` and `result` are decoded JSON."""
+
+    task_id: int
+    name: str
+    status: Status
+    priority: Priority
+    payload: Any
+    user_id: str | None
+    epoch: int
+    attempt: int
+    failures: int
+    max_retries: int | None
+    timeout_seconds: int | None
+    progress_percent: int
+    progress_step: str | None
+    result: Any
+    error: str | None
+    cancel_requested: bool
+    held: bool
+    holder: str | None
+    created_at: datetime
+    run_at: datetime | None
+    waiting_since: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An unusual transition of a task, for people who ask what happened to it."""
+
+    task_id: int
+    at: datetime
+    kind: str
+    detail: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,261 @@
+"""The tables of the core, portable over SQLite, MariaDB/MySQL and PostgreSQL.
+
+Owns column types and what differs between the dialects as SQL expressions. It reads and writes nothing.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Dialect,
+    Index,
+    Integer,
+    MetaData,
+    Row,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    false,
+    literal_column,
+)
+from sqlalchemy.dialects import mysql
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.sql.functions import FunctionElement
+
+from app.tasks.model import Priority, Status
+
+# A row of columns whose types the type checker is not told.
+AnyRow = Row[*tuple[Any, ...]]
+
+metadata = MetaData()
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware UTC in Python; a zoned timestamp on PostgreSQL, UTC without zone elsewhere. Microseconds."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> Any:
+        if dialect.name in ("mysql", "mariadb"):
+            return dialect.type_descriptor(mysql.DATETIME(fsp=6))
+        return dialect.type_descriptor(DateTime(timezone=dialect.name == "postgresql"))
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without zone reached the database layer")
+        utc = value.astimezone(UTC)
+        return utc if dialect.name == "postgresql" else utc.replace(tzinfo=None)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        # SQLite gives an expression's value as text
+        moment: datetime = datetime.fromisoformat(value) if isinstance(value, str) else value
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+class StatusType(TypeDecorator[Status]):
+    """The status word."""
+
+    impl = String(12)
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Status | None:
+        return None if value is None else Status(value)
+
+
+class PriorityRank(TypeDecorator[Priority]):
+    """0 urgent to 3 low, so that an index sorts by order of service."""
+
+    impl = SmallInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> int | None:
+        return None if value is None else Priority(value).rank
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Priority | None:
+        return None if value is None else Priority.of_rank(value)
+
+
+class database_now(FunctionElement[datetime]):  # noqa: N801 (reads as an SQL function)
+    """The database's clock, plus `seconds` if given: leases and due times are judged by it alone."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+    name = "database_now"
+
+    def __init__(self, seconds: Any = None) -> None:
+        super().__init__(*(() if seconds is None else (seconds,)))
+
+
+def _seconds_of(element: Any, compiler: Any, **kw: Any) -> str | None:
+    clauses = list(element.clauses)
+    return compiler.process(clauses[0], **kw) if clauses else None
+
+
+@compiles(database_now)
+def _now_mysql(element: Any, compiler: Any, **kw: Any) -> str:
+    seconds = _seconds_of(element, compiler, **kw)
+    now = "UTC_TIMESTAMP(6)"
+    return now if seconds is None else f"({now} + INTERVAL ({seconds}) SECOND)"
+
+
+@compiles(database_now, "postgresql")
+def _now_postgresql(element: Any, compiler: Any, **kw: Any) -> str:
+    seconds = _seconds_of(element, compiler, **kw)
+    now = "clock_timestamp()"
+    return now if seconds is None else f"({now} + make_interval(secs => {seconds}))"
+
+
+@compiles(database_now, "sqlite")
+def _now_sqlite(element: Any, compiler: Any, **kw: Any) -> str:
+    # SQLAlchemy stores SQLite times as text with six digits of a second; SQLite itself knows three.
+    seconds = _seconds_of(element, compiler, **kw)
+    shift = "" if seconds is None else f", ({seconds}) || ' seconds'"
+    return f"(strftime('%Y-%m-%d %H:%M:%f', 'now'{shift}) || '000')"
+
+
+LONG_TEXT = Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")
+
+
+def short_word(length: int) -> Any:
+    """Short words of our own alphabet. Compared byte by byte: MySQL would fold case and trailing blanks."""
+    return String(length).with_variant(mysql.VARCHAR(length, collation="utf8mb4_bin"), "mysql", "mariadb")
+
+
+_STATUSES = ", ".join(f"'{status}'" for status in Status)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("name", short_word(100), nullable=False),
+    Column("status", StatusType, nullable=False),
+    Column("priority", PriorityRank, nullable=False),
+    Column("epoch", Integer, nullable=False, server_default="1"),
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    Column("failures", Integer, nullable=False, server_default="0"),
+    Column("max_retries", Integer),
+    Column("timeout_seconds", Integer),
+    Column("payload", LONG_TEXT, nullable=False),
+    Column("user_id", short_word(128)),
+    Column("active_key", short_word(160)),
+    Column("idempotency_key", short_word(128)),
+    Column("token", BigInteger),
+    Column("holder", short_word(100)),
+    Column("lease_until", UtcDateTime),
+    Column("confirmed_in", BigInteger, nullable=False, server_default="0"),
+    Column("cancel_requested", Boolean, nullable=False, server_default=false()),
+    Column("held", Boolean, nullable=False, server_default=false()),
+    Column("progress_percent", SmallInteger, nullable=False, server_default="0"),
+    Column("progress_step", String(200)),
+    Column("result", LONG_TEXT),
+    Column("error", Text),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("run_at", UtcDateTime),
+    Column("waiting_since", UtcDateTime),
+    Column("started_at", UtcDateTime),
+    Column("ended_at", UtcDateTime),
+    CheckConstraint(f"status IN ({_STATUSES})", name="ck_tasks_status"),
+    CheckConstraint("priority BETWEEN 0 AND 3", name="ck_tasks_priority"),
+    # claims in order of service; the sweeper's look at unconfirmed tickets
+    Index("ix_tasks_waiting", "status", "priority", "confirmed_in", "id"),
+    # due tasks; NULL for all others
+    Index("ix_tasks_run_at", "run_at"),
+    # the active-task limit: one row per user and slot
+    Index("uq_tasks_active_key", "active_key", unique=True),
+    Index("uq_tasks_idempotency_key", "idempotency_key", unique=True),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+    mysql_row_format="DYNAMIC",
+)
+
+
+def bucket_of() -> ColumnElement[int]:
+    """`ids.bucket_of` in SQL: the row's place in a percentage share, 0 to 99."""
+    return tasks.c.id.bitwise_rshift(literal_column("14")) * 61 % 9973 % 100
+
+
+routing = Table(
+    "routing",
+    metadata,
+    Column("priority", PriorityRank, primary_key=True, autoincrement=False),
+    Column("version", BigInteger, nullable=False),
+    Column("redis_percent", SmallInteger, nullable=False),
+    Column("name_percents", Text, nullable=False),
+    Column("paused", Boolean, nullable=False, server_default=false()),
+    Column("fenced_track", String(8)),
+    Column("fallback", Boolean, nullable=False, server_default=false()),
+    Column("intake", String(8), nullable=False, server_default="open"),
+    Column("intake_until", UtcDateTime),
+    Column("intake_reason", String(500)),
+    CheckConstraint("redis_percent BETWEEN 0 AND 100", name="ck_routing_percent"),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+)
+
+task_events = Table(
+    "task_events",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("task_id", BigInteger, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("kind", String(40), nullable=False),
+    Column("detail", Text, nullable=False),
+    Index("ix_task_events_task", "task_id"),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", short_word(100), primary_key=True),
+    Column("host", String(100), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("track", String(8), nullable=False),
+    Column("queues", String(200), nullable=False),
+    Column("state", String(10), nullable=False),
+    Column("done", BigInteger, nullable=False, server_default="0"),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("seen_at", UtcDateTime, nullable=False),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+)
+
+# Named locks with a lease on the database clock: one sweeper at a time.
+locks = Table(
+    "locks",
+    metadata,
+    Column("name", short_word(40), primary_key=True),
+    Column("holder", short_word(100), nullable=False),
+    Column("until_at", UtcDateTime, nullable=False),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+)
+
+# What the system remembers about itself, e.g. the mode settings of the last start.
+memory = Table(
+    "memory",
+    metadata,
+    Column("name", short_word(40), primary_key=True),
+    Column("value", Text, nullable=False),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+)

@@ -1,0 +1,48 @@
+"""The store: the only writer of a task's status, and all SQL of the core.
+
+Split by reader: `submitting` (birth), `claims` (a worker's right), `settling` (the end), `moves` (every other
+transition), `tickets` (what the sweeper asks), `queries` (reading), `routing`, `registry` (workers, locks).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from app.tasks.database import Database
+from app.tasks.store.claims import Claims
+from app.tasks.store.moves import Moves
+from app.tasks.store.queries import Queries
+from app.tasks.store.registry import Registry
+from app.tasks.store.routing import RoutingTable
+from app.tasks.store.settling import Settlements
+from app.tasks.store.submitting import Submissions
+from app.tasks.store.tickets import DispatchedRows
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """All parts over one database."""
+
+    database: Database
+    submissions: Submissions
+    claims: Claims
+    settlements: Settlements
+    moves: Moves
+    dispatched: DispatchedRows
+    queries: Queries
+    routing: RoutingTable
+    registry: Registry
+
+    @classmethod
+    def over(cls, database: Database) -> Store:
+        return cls(
+            database=database,
+            submissions=Submissions(database),
+            claims=Claims(database),
+            settlements=Settlements(database),
+            moves=Moves(database),
+            dispatched=DispatchedRows(database),
+            queries=Queries(database),
+            routing=RoutingTable(database),
+            registry=Registry(database),
+        )

@@ -1,0 +1,299 @@
+"""Moves of waiting rows: due, dispatch, recall, reclaim, and what people ask for by id.
+
+Each takes its rows under a lock, obeys the routing that it holds for its transaction, and returns what was
+moved; tickets are pushed by the caller after the commit. Batches are bounded by `limit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, case, or_, select, update
+from sqlalchemy.engine import Connection
+
+from app.tasks.database import Database
+from app.tasks.errors import TaskNotFound, WrongState
+from app.tasks.ids import first_id_of
+from app.tasks.model import PRIORITIES, WAITING, Moved, OnLost, Priority, Status
+from app.tasks.routing import Intake, Route
+from app.tasks.schema import AnyRow, bucket_of, database_now, tasks
+from app.tasks.store import events
+from app.tasks.store.placing import FRESH, OVER, PLACED_COLUMNS, moved, place
+from app.tasks.store.routing import hold_routing
+
+_RETRYABLE = (Status.FAILED, Status.CANCELLED, Status.QUARANTINED)
+
+
+class Moves:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # --- by condition: the sweeper's -------------------------------------------------------------
+
+    def due(self, *, limit: int) -> list[Moved]:
+        """SCHEDULED rows whose time has come go to their track."""
+        condition = and_(tasks.c.run_at <= database_now(), tasks.c.held.is_(False))
+        return self._start_scheduled(condition, tasks.c.run_at, limit)
+
+    def lift_holds(self, priority: Priority, *, limit: int) -> list[Moved]:
+        """Rows held by a pause of intake go to their track, if their own time has come."""
+        condition = and_(
+            tasks.c.priority == priority,
+            tasks.c.held,
+            or_(tasks.c.run_at.is_(None), tasks.c.run_at <= database_now()),
+        )
+        return self._start_scheduled(condition, tasks.c.id, limit)
+
+    def _start_scheduled(self, condition: Any, order: Any, limit: int) -> list[Moved]:
+        query = (
+            select(*PLACED_COLUMNS)
+            .where(tasks.c.status == Status.SCHEDULED, condition)
+            .order_by(order)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+
+        def work(on: Connection) -> list[Moved]:
+            rules, _ = hold_routing(on, PRIORITIES)
+            return place(on, on.execute(query).all(), rules)
+
+        return self._database.run(work)
+
+    def to_right_track(self, priority: Priority, *, limit: int) -> list[Moved]:
+        """Waiting rows of a priority whose track differs from the routing's are moved: dispatch and recall.
+
+        Recalls are recorded as events; a dispatch is the normal way and is not.
+        """
+
+        def work(on: Connection) -> list[Moved]:
+            rules, _ = hold_routing(on, [priority])
+            rows = on.execute(_on_wrong_track(rules[priority], limit)).all()
+            recalled = [row.id for row in rows if row.status is Status.DISPATCHED]
+            events.record(on, "recall", recalled, fallback=rules[priority].fallback)
+            return place(on, rows, rules)
+
+        return self._database.run(work)
+
+    def expired(self, *, limit: int) -> list[AnyRow]:
+        """PROCESSING rows whose lease is over: (id, token, name, holder, failures, max_retries)."""
+        return self._processing(tasks.c.lease_until < database_now(), limit)
+
+    def held_by(self, holders: Sequence[str], *, limit: int) -> list[AnyRow]:
+        """PROCESSING rows of these workers, as `expired` gives them."""
+        return self._processing(tasks.c.holder.in_(list(holders)), limit)
+
+    def _processing(self, condition: Any, limit: int) -> list[AnyRow]:
+        query = (
+            select(
+                tasks.c.id,
+                tasks.c.token,
+                tasks.c.name,
+                tasks.c.holder,
+                tasks.c.failures,
+                tasks.c.max_retries,
+            )
+            .where(tasks.c.status == Status.PROCESSING, condition)
+            .order_by(tasks.c.id)
+            .limit(limit)
+        )
+        return self._database.read(lambda on: list[AnyRow](on.execute(query)))
+
+    def holders(self) -> list[str]:
+        """The workers that hold at least one claim."""
+        query = select(tasks.c.holder).where(tasks.c.status == Status.PROCESSING).distinct()
+        return [row.holder for row in self._database.read(lambda on: on.execute(query).all()) if row.holder]
+
+    def reclaim(
+        self, task_id: int, token: int, *, on_lost: OnLost, max_retries: int, reason: str
+    ) -> Moved | None:
+        """Take a lost claim back, guarded by the token that was read with the evidence.
+
+        Counts one failure. `on_lost` "park", or no retry left, ends the task as FAILED. None: somebody
+        else was first.
+        """
+
+        def work(on: Connection) -> Moved | None:
+            row = on.execute(
+                select(*PLACED_COLUMNS, tasks.c.cancel_requested, tasks.c.failures, tasks.c.holder)
+                .where(tasks.c.id == task_id, tasks.c.token == token, tasks.c.status == Status.PROCESSING)
+                .with_for_update()
+            ).first()
+            if row is None:
+                return None
+            return _reclaim(on, row, on_lost, max_retries, reason)
+
+        return self._database.run(work)
+
+    # --- by id: what people ask for -----------------------------------------------------------------
+
+    def cancel(self, task_id: int) -> Moved:
+        """Cancel a waiting task at once; leave a request on a running one.
+
+        Returns the new status: CANCELLED, or PROCESSING where the request was left. Raises `TaskNotFound`,
+        or `WrongState` for an ended task.
+        """
+
+        def work(on: Connection) -> Moved:
+            row = _locked(on, task_id)
+            if row.status in WAITING:
+                values = OVER | {"status": Status.CANCELLED, "epoch": tasks.c.epoch + 1}
+                on.execute(update(tasks).where(tasks.c.id == task_id).values(values))
+                events.record(on, "cancelled", [task_id], was=row.status)
+                return moved(row, Status.CANCELLED, row.priority)
+            if row.status is Status.PROCESSING:
+                on.execute(update(tasks).where(tasks.c.id == task_id).values(cancel_requested=True))
+                events.record(on, "cancel requested", [task_id])
+                return moved(row, Status.PROCESSING, row.priority)
+            raise WrongState(task_id=task_id, status=row.status, verb="cancel")
+
+        return self._database.run(work)
+
+    def retry(self, task_id: int, *, active_key: str | None) -> Moved:
+        """An operator's retry: an ended task waits again, with its failures forgotten.
+
+        Raises `TaskNotFound`, `WrongState`, and `IntegrityError` if the active key is taken.
+        """
+
+        def work(on: Connection) -> Moved:
+            row = _locked(on, task_id)
+            if row.status not in _RETRYABLE:
+                raise WrongState(task_id=task_id, status=row.status, verb="retry")
+            rules, now = hold_routing(on, [row.priority])
+            events.record(on, "operator's retry", [task_id], was=row.status)
+            again = {"failures": 0, "error": None, "result": None, "ended_at": None, "active_key": active_key}
+            again |= {"progress_percent": 0, "progress_step": None, "started_at": None}
+            if rules[row.priority].intake_at(now) is Intake.OPEN:
+                return place(on, [row], rules, **again)[0]
+            hold = FRESH | again | {"status": Status.SCHEDULED, "held": True}
+            on.execute(update(tasks).where(tasks.c.id == task_id).values(hold))
+            return Moved(task_id, Status.SCHEDULED)
+
+        return self._database.run(work)
+
+    def reprioritise(self, task_id: int, priority: Priority) -> tuple[Moved, Priority]:
+        """Give a waiting task another priority; it goes where that priority's routing says.
+
+        Returns the move and the priority that it had. Raises `TaskNotFound`, `WrongState`.
+        """
+
+        def work(on: Connection) -> tuple[Moved, Priority]:
+            rules, _ = hold_routing(on, [priority])
+            row = _locked(on, task_id)
+            if row.status not in WAITING:
+                raise WrongState(task_id=task_id, status=row.status, verb="reprioritise")
+            status = row.status
+            values: dict[str, Any] = {"priority": priority, "epoch": tasks.c.epoch + 1, "confirmed_in": 0}
+            if status is not Status.SCHEDULED:
+                status = rules[priority].waiting_status(row.id, row.name)
+                values |= {"waiting_since": database_now()}
+            on.execute(update(tasks).where(tasks.c.id == task_id).values(values | {"status": status}))
+            events.record(on, "reprioritised", [task_id], was=row.priority, now=priority)
+            return moved(row, status, priority), row.priority
+
+        return self._database.run(work)
+
+    def cancel_waiting(self, priority: Priority, *, limit: int) -> int:
+        """Cancel waiting tasks of a priority: clearing a queue. Returns how many; repeat until 0."""
+        query = (
+            select(tasks.c.id)
+            .where(tasks.c.status.in_(WAITING), tasks.c.priority == priority)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+
+        def work(on: Connection) -> int:
+            ids = list(on.execute(query).scalars())
+            if ids:
+                values = OVER | {"status": Status.CANCELLED, "epoch": tasks.c.epoch + 1}
+                on.execute(update(tasks).where(tasks.c.id.in_(ids)).values(values))
+                events.record(on, "cancelled", ids, cleared=priority)
+            return len(ids)
+
+        return self._database.run(work)
+
+    def purge_failed(self, *, limit: int, task_id: int | None = None) -> int:
+        """Delete dead letters, or one of them. Returns how many; repeat until 0."""
+        query = select(tasks.c.id).where(tasks.c.status == Status.FAILED).limit(limit)
+        if task_id is not None:
+            query = query.where(tasks.c.id == task_id)
+        return self._delete(query)
+
+    def purge_ended(self, *, before: Any, limit: int) -> int:
+        """Delete completed and cancelled tasks that ended before `before` (aware). Repeat until 0.
+
+        Ids ascend with time, so the primary key bounds the search: no index on the end is needed.
+        """
+        query = (
+            select(tasks.c.id)
+            .where(
+                tasks.c.id < first_id_of(before),
+                tasks.c.status.in_((Status.COMPLETED, Status.CANCELLED)),
+                tasks.c.ended_at < before,
+            )
+            .limit(limit)
+        )
+        return self._delete(query)
+
+    def _delete(self, query: Any) -> int:
+        def work(on: Connection) -> int:
+            ids = list(on.execute(query.with_for_update(skip_locked=True)).scalars())
+            if ids:
+                on.execute(tasks.delete().where(tasks.c.id.in_(ids)))
+            return len(ids)
+
+        return self._database.run(work)
+
+
+def _locked(on: Connection, task_id: int) -> AnyRow:
+    row = on.execute(
+        select(*PLACED_COLUMNS, tasks.c.user_id).where(tasks.c.id == task_id).with_for_update()
+    ).first()
+    if row is None:
+        raise TaskNotFound(task_id)
+    return row
+
+
+def _on_wrong_track(route: Route, limit: int) -> Any:
+    """Waiting rows whose status is not what `route` says, in order of service."""
+    percent: ColumnElement[int] | int = route.redis_percent
+    if route.fallback:
+        percent = 0
+    elif route.name_percents:
+        percent = case(dict(route.name_percents), value=tasks.c.name, else_=route.redis_percent)
+    conditions = [
+        and_(tasks.c.status == Status.QUEUED, bucket_of() < percent),
+        and_(tasks.c.status == Status.DISPATCHED, bucket_of() >= percent),
+    ]
+    # a share of 0 or 100 needs no arithmetic: the status alone tells, and the index answers
+    if percent == 0:
+        conditions = [tasks.c.status == Status.DISPATCHED]
+    elif percent == 100:
+        conditions = [tasks.c.status == Status.QUEUED]
+    return (
+        select(*PLACED_COLUMNS)
+        .where(tasks.c.priority == route.priority, or_(*conditions))
+        .order_by(tasks.c.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+
+
+def _reclaim(on: Connection, row: AnyRow, on_lost: OnLost, max_retries: int, reason: str) -> Moved:
+    detail: Mapping[str, Any] = {"reason": reason, "holder": row.holder}
+    if row.cancel_requested:
+        return _close(on, row, Status.CANCELLED, f"cancelled; {reason}", detail)
+    if on_lost is OnLost.PARK:
+        return _close(on, row, Status.FAILED, f"{reason}; parked: its handler must not repeat", detail)
+    if row.failures >= max_retries:
+        return _close(on, row, Status.FAILED, f"{reason}; no retry is left", detail)
+    rules, _ = hold_routing(on, [row.priority])
+    events.record(on, "reclaim", [row.id], **detail)
+    return place(on, [row], rules, failures=tasks.c.failures + 1)[0]
+
+
+def _close(on: Connection, row: AnyRow, status: Status, error: str, detail: Mapping[str, Any]) -> Moved:
+    values = OVER | {"status": status, "error": error, "failures": tasks.c.failures + 1}
+    on.execute(update(tasks).where(tasks.c.id == row.id).values(values))
+    events.record(on, status.value.lower(), [row.id], **detail)
+    return Moved(row.id, status)

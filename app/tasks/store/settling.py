@@ -1,0 +1,127 @@
+"""Settling: how a claim ends. Every statement is guarded by the token, so a lost claim records nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import case, select, update
+from sqlalchemy.engine import Connection
+
+from app.tasks.database import Database
+from app.tasks.model import (
+    Cancelled,
+    Claim,
+    Completed,
+    Failed,
+    Moved,
+    Outcome,
+    Released,
+    RetryLater,
+    Status,
+)
+from app.tasks.schema import database_now, tasks
+from app.tasks.store import events
+from app.tasks.store.placing import FRESH, OVER, PLACED_COLUMNS, place
+from app.tasks.store.routing import hold_routing
+
+ERROR_LIMIT = 4000  # characters: enough for a sentence and its cause, never a dump
+
+
+@dataclass(slots=True)
+class Settled:
+    """What a settle recorded: task ids with their new status, the lost ones, and rows to push tickets for."""
+
+    recorded: dict[int, Status] = field(default_factory=dict)
+    lost: list[int] = field(default_factory=list)
+    moves: list[Moved] = field(default_factory=list)
+
+
+class Settlements:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def settle(self, outcomes: Sequence[Outcome], connection: Connection | None = None) -> Settled:
+        """Record the outcomes in one transaction, or in the caller's if a connection is given.
+
+        A cancel that was asked for meanwhile ends the task as CANCELLED, whatever the outcome says.
+        """
+        ordered = sorted(outcomes, key=lambda outcome: outcome.claim.task_id)
+
+        def work(on: Connection) -> Settled:
+            settled = Settled()
+            for outcome in ordered:
+                _settle_one(on, outcome, settled)
+            return settled
+
+        return work(connection) if connection is not None else self._database.run(work)
+
+    def ended_by(self, claim: Claim) -> Status | None:
+        """The status, if this claim's attempt has ended it: the read-back after a lost answer to COMMIT."""
+        query = select(tasks.c.status).where(
+            tasks.c.id == claim.task_id, tasks.c.attempt == claim.attempt, tasks.c.token.is_(None)
+        )
+        return self._database.read(lambda on: on.execute(query).scalar_one_or_none())
+
+
+def _settle_one(on: Connection, outcome: Outcome, settled: Settled) -> None:
+    row = _held_row(on, outcome.claim)
+    task_id = outcome.claim.task_id
+    if row is None:
+        settled.lost.append(task_id)
+        return
+    match outcome:
+        case Completed(result=result):
+            status = _end(on, row, Status.COMPLETED, result=result, error=None)
+        case Failed(error=error):
+            status = _end(on, row, Status.FAILED, error=error, failures=tasks.c.failures + 1)
+        case Cancelled(error=error):
+            status = _end(on, row, Status.CANCELLED, error=error)
+        case _:
+            status = _go_back(on, row, outcome, settled)
+    settled.recorded[task_id] = status
+
+
+def _held_row(on: Connection, claim: Claim) -> Any:
+    return on.execute(
+        select(*PLACED_COLUMNS, tasks.c.cancel_requested)
+        .where(
+            tasks.c.id == claim.task_id,
+            tasks.c.token == claim.token,
+            tasks.c.status == Status.PROCESSING,
+        )
+        .with_for_update()
+    ).first()
+
+
+def _end(on: Connection, row: Any, status: Status, **values: Any) -> Status:
+    if row.cancel_requested:
+        status = Status.CANCELLED
+    if "error" in values and values["error"] is not None:
+        values["error"] = values["error"][:ERROR_LIMIT]
+    percent = case((tasks.c.progress_percent < 100, 100), else_=tasks.c.progress_percent)
+    if status is Status.COMPLETED:
+        values["progress_percent"] = percent
+    on.execute(update(tasks).where(tasks.c.id == row.id).values(OVER | values | {"status": status}))
+    if status is not Status.COMPLETED:
+        events.record(on, status.value.lower(), [row.id], error=values.get("error"))
+    return status
+
+
+def _go_back(on: Connection, row: Any, outcome: RetryLater | Released, settled: Settled) -> Status:
+    values: dict[str, Any] = {}
+    if isinstance(outcome, RetryLater):
+        values = {"error": outcome.error[:ERROR_LIMIT], "failures": tasks.c.failures + 1}
+    if row.cancel_requested:
+        return _end(on, row, Status.CANCELLED, **values)
+    if isinstance(outcome, RetryLater):
+        events.record(on, "retry", [row.id], error=values["error"], delay_seconds=outcome.delay_seconds)
+        if outcome.delay_seconds > 0:
+            later = {"status": Status.SCHEDULED, "run_at": database_now(outcome.delay_seconds)}
+            on.execute(update(tasks).where(tasks.c.id == row.id).values(FRESH | values | later))
+            return Status.SCHEDULED
+    rules, _ = hold_routing(on, [row.priority])
+    move = place(on, [row], rules, **values)[0]
+    settled.moves.append(move)
+    return move.status

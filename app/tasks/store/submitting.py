@@ -1,0 +1,191 @@
+"""How a row is born: one guarded INSERT … SELECT for one task, a plain bulk insert for many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+from sqlalchemy import bindparam, insert, select
+from sqlalchemy.dialects.postgresql import insert as insert_postgresql
+from sqlalchemy.dialects.sqlite import insert as insert_sqlite
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
+
+from app.tasks.database import Database
+from app.tasks.model import WAITING, NewTask, Priority, Status
+from app.tasks.schema import database_now, routing, tasks
+from app.tasks.store.routing import hold_routing
+
+CHUNK_ROWS = 1000
+
+_GIVEN = (
+    *("id", "name", "status", "priority", "payload", "user_id", "active_key"),
+    *("idempotency_key", "max_retries", "timeout_seconds", "run_at", "held"),
+)
+
+
+class Refusal(Enum):
+    """Why a guarded insert made no row."""
+
+    ROUTING_CHANGED = "routing changed"
+    KEY_EXISTS = "idempotency key exists"
+    USER_ACTIVE = "active key exists"
+    ID_EXISTS = "id exists"
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where the rules put a new task, and the version of the rules that said so."""
+
+    status: Status
+    routing_version: int
+    held: bool = False
+    active_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """The row that already has an idempotency key."""
+
+    task_id: int
+    name: str
+    payload: str
+    user_id: str | None
+    status: Status
+    priority: Priority
+
+
+class Submissions:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._insert_guarded = _guarded_insert(database.kind)
+
+    def insert(
+        self, new: NewTask, placement: Placement, connection: Connection | None = None
+    ) -> Refusal | None:
+        """Insert the row if the routing still has the placement's version; None means it is in.
+
+        On the caller's connection the row lives and dies with the caller's transaction, and a refusal
+        leaves that transaction usable. Without one, the statement commits by itself.
+        """
+        values = {f"new_{key}": value for key, value in _values(new, placement).items()}
+        values["version"] = placement.routing_version
+
+        def work(on: Connection) -> int:
+            return on.execute(self._insert_guarded, values).rowcount
+
+        try:
+            rows = work(connection) if connection is not None else self._database.write_one(work)
+        except IntegrityError:
+            rows = 0  # MySQL: a duplicate key undoes this statement only
+        if rows == 1:
+            return None
+        if connection is not None:
+            return self._why(connection, new, placement)
+        return self._database.read(lambda on: self._why(on, new, placement))
+
+    def insert_many(
+        self, batch: Sequence[tuple[NewTask, Placement]], connection: Connection, now: datetime
+    ) -> None:
+        """Insert rows whose routing the transaction already holds. Raises `IntegrityError` on a duplicate."""
+        for start in range(0, len(batch), CHUNK_ROWS):
+            rows = []
+            for new, placement in batch[start : start + CHUNK_ROWS]:
+                since = now if placement.status is not Status.SCHEDULED else None
+                rows.append(_values(new, placement) | {"epoch": 1, "created_at": now, "waiting_since": since})
+            connection.execute(insert(tasks), rows)
+
+    def hold_routing(
+        self, connection: Connection, priorities: Iterable[Priority]
+    ) -> tuple[Mapping[Priority, Any], datetime]:
+        return hold_routing(connection, priorities)
+
+    def stored(self, task_ids: Iterable[int]) -> dict[int, Status]:
+        """Which of these ids exist: the read-back after a lost answer to COMMIT."""
+        wanted = list(task_ids)
+        query = select(tasks.c.id, tasks.c.status).where(tasks.c.id.in_(wanted))
+        return self._database.read(lambda on: {row.id: row.status for row in on.execute(query)})
+
+    def with_keys(self, keys: Iterable[str], connection: Connection | None = None) -> dict[str, Present]:
+        """The rows that hold these idempotency keys."""
+        query = select(
+            tasks.c.idempotency_key,
+            tasks.c.id,
+            tasks.c.name,
+            tasks.c.payload,
+            tasks.c.user_id,
+            tasks.c.status,
+            tasks.c.priority,
+        ).where(tasks.c.idempotency_key.in_(list(keys)))
+
+        def work(on: Connection) -> dict[str, Present]:
+            return {row[0]: Present(*row[1:]) for row in on.execute(query)}
+
+        return work(connection) if connection is not None else self._database.read(work)
+
+    def active_of(self, keys: Iterable[str], connection: Connection | None = None) -> dict[str, int]:
+        """Which of these active keys are taken, and by which task."""
+        query = select(tasks.c.active_key, tasks.c.id).where(tasks.c.active_key.in_(list(keys)))
+
+        def work(on: Connection) -> dict[str, int]:
+            return {row.active_key: row.id for row in on.execute(query)}
+
+        return work(connection) if connection is not None else self._database.read(work)
+
+    def at_least_waiting(self, limit: int) -> bool:
+        """True if `limit` or more tasks wait. Reads at most `limit` index entries."""
+        some = select(tasks.c.id).where(tasks.c.status.in_(WAITING)).limit(limit)
+        return self._database.read(lambda on: len(on.execute(some).all())) >= limit
+
+    def _why(self, on: Connection, new: NewTask, placement: Placement) -> Refusal:
+        if on.execute(select(tasks.c.id).where(tasks.c.id == new.task_id)).first():
+            return Refusal.ID_EXISTS
+        if new.idempotency_key is not None and self.with_keys([new.idempotency_key], on):
+            return Refusal.KEY_EXISTS
+        if placement.active_key is not None and self.active_of([placement.active_key], on):
+            return Refusal.USER_ACTIVE
+        # What is left: the version differs, or the row that was in the way has just gone. Both: decide anew.
+        return Refusal.ROUTING_CHANGED
+
+
+def _values(new: NewTask, placement: Placement) -> dict[str, Any]:
+    return {
+        "id": new.task_id,
+        "name": new.name,
+        "status": placement.status,
+        "priority": new.priority,
+        "payload": new.payload,
+        "user_id": new.user_id,
+        "active_key": placement.active_key,
+        "idempotency_key": new.idempotency_key,
+        "max_retries": new.max_retries,
+        "timeout_seconds": new.timeout_seconds,
+        "run_at": new.run_at,
+        "held": placement.held,
+    }
+
+
+def _guarded_insert(kind: str) -> Any:
+    """INSERT … SELECT <values> FROM routing WHERE version is the known one, under a shared lock."""
+    given = [bindparam(f"new_{name}", type_=tasks.c[name].type).label(name) for name in _GIVEN]
+    source = (
+        select(*given, database_now().label("created_at"), database_now().label("waiting_since"))
+        .where(
+            routing.c.priority == bindparam("new_priority", type_=tasks.c.priority.type),
+            routing.c.version == bindparam("version"),
+        )
+        .with_for_update(read=True)
+    )
+    columns = [*_GIVEN, "created_at", "waiting_since"]
+    statement: Any = insert(tasks)
+    if kind == "postgresql":
+        statement = insert_postgresql(tasks)
+    elif kind == "sqlite":
+        statement = insert_sqlite(tasks)
+    statement = statement.from_select(columns, source, include_defaults=False)
+    if kind != "mysql":  # there a duplicate key is an error that undoes this statement only
+        statement = statement.on_conflict_do_nothing()
+    return statement.execution_options(preserve_rowcount=True)

@@ -1,0 +1,107 @@
+"""What the sweeper asks of rows that wait in Redis: which tickets to look for, and which were seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Select, func, select, tuple_, update
+from sqlalchemy.engine import Connection
+
+from app.tasks.database import Database
+from app.tasks.model import Priority, Status, Ticket
+from app.tasks.schema import database_now, tasks
+
+_TICKET_COLUMNS = (
+    tasks.c.id,
+    tasks.c.epoch,
+    tasks.c.priority,
+    tasks.c.name,
+    tasks.c.timeout_seconds,
+)
+
+
+class DispatchedRows:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def unconfirmed(
+        self, priority: Priority, *, incarnation: int, older_than_seconds: float, limit: int
+    ) -> list[Ticket]:
+        """DISPATCHED rows whose ticket was not yet seen in this incarnation of Redis, in order of service."""
+        query = _dispatched(priority, older_than_seconds, limit).where(tasks.c.confirmed_in != incarnation)
+        return self._tickets(query)
+
+    def confirmed(
+        self, priority: Priority, *, incarnation: int, older_than_seconds: float, limit: int
+    ) -> list[Ticket]:
+        """DISPATCHED rows whose ticket was seen: the second look's candidates, oldest first."""
+        query = _dispatched(priority, older_than_seconds, limit).where(tasks.c.confirmed_in == incarnation)
+        return self._tickets(query)
+
+    def confirm(self, seen: Sequence[Ticket], *, incarnation: int) -> int:
+        """Write the incarnation into rows that still have the epoch of the ticket that was seen."""
+        if not seen:
+            return 0
+        pairs = [(ticket.task_id, ticket.epoch) for ticket in sorted(seen, key=lambda t: t.task_id)]
+        statement = (
+            update(tasks)
+            .where(tuple_(tasks.c.id, tasks.c.epoch).in_(pairs), tasks.c.status == Status.DISPATCHED)
+            .values(confirmed_in=incarnation)
+        )
+        return self._database.run(lambda on: on.execute(statement).rowcount)
+
+    def unconfirm(self, references: Sequence[tuple[int, int]]) -> int:
+        """Forget that these tickets were seen: they were dropped on purpose."""
+        if not references:
+            return 0
+        statement = (
+            update(tasks)
+            .where(tuple_(tasks.c.id, tasks.c.epoch).in_(sorted(references)))
+            .where(tasks.c.status == Status.DISPATCHED)
+            .values(confirmed_in=0)
+        )
+        return self._database.run(lambda on: on.execute(statement).rowcount)
+
+    def current(self, references: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
+        """Those of the (id, epoch) pairs that name a DISPATCHED row at that epoch."""
+        wanted = set(references)
+        query = select(tasks.c.id, tasks.c.epoch).where(
+            tasks.c.id.in_(sorted({task_id for task_id, _ in wanted})), tasks.c.status == Status.DISPATCHED
+        )
+        rows = self._database.read(lambda on: on.execute(query).all())
+        return {(row.id, row.epoch) for row in rows} & wanted
+
+    def some_dispatched(self, priority: Priority) -> bool:
+        query = (
+            select(tasks.c.id)
+            .where(tasks.c.status == Status.DISPATCHED, tasks.c.priority == priority)
+            .limit(1)
+        )
+        return self._database.read(lambda on: on.execute(query).first()) is not None
+
+    def count(self, priority: Priority) -> int:
+        query = select(func.count()).where(tasks.c.status == Status.DISPATCHED, tasks.c.priority == priority)
+        return self._database.read(lambda on: int(on.execute(query).scalar_one()))
+
+    def _tickets(self, query: Select[Any]) -> list[Ticket]:
+        def work(on: Connection) -> list[Ticket]:
+            return [
+                Ticket(row.id, row.epoch, row.priority, row.name, row.timeout_seconds)
+                for row in on.execute(query)
+            ]
+
+        return self._database.read(work)
+
+
+def _dispatched(priority: Priority, older_than_seconds: float, limit: int) -> Select[Any]:
+    return (
+        select(*_TICKET_COLUMNS)
+        .where(
+            tasks.c.status == Status.DISPATCHED,
+            tasks.c.priority == priority,
+            tasks.c.waiting_since <= database_now(-older_than_seconds),
+        )
+        .order_by(tasks.c.id)
+        .limit(limit)
+    )

@@ -1,0 +1,276 @@
+"""RQQueueManager: the queues in Redis. Push, take, finish, look; all in scripts of one round trip.
+
+Raises `RedisUnavailable` and nothing of the driver. What is in Redis is a hint: the caller's rows are the
+truth, so a call whose answer was lost may be repeated or forgotten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+from rq.defaults import RQ_KEY_PREFIX
+
+from app.tasks.errors import RedisUnavailable
+from app.tasks.model import PRIORITIES, Priority, Ticket
+from app.tasks.tickets.health import RedisHealth
+from app.tasks.tickets.rq_format import pack_call, parse_job_id
+
+CONNECT_SECONDS = 1.0
+ANSWER_SECONDS = 3.0
+PUSH_CHUNK = 500
+KEEP_SECONDS = 500
+KEPT_ENTRIES = 1000
+BELL_BOUND = 64
+
+_LUA = Path(__file__).parent / "lua"
+
+
+def connect(url: str, *, answer_seconds: float = ANSWER_SECONDS) -> redis.Redis:
+    """A client for `redis://`, `rediss://`, `unix://` or `redis+sentinel://host:port,…/service/db`.
+
+    Does not connect. Raises `ValueError` for a URL that names none of them.
+    """
+    options: dict[str, Any] = {
+        "socket_connect_timeout": CONNECT_SECONDS,
+        "socket_timeout": answer_seconds,
+        # one fresh try heals a pooled connection that a restart has cut; more would only hide an outage
+        "retry": Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+    }
+    if url.startswith("redis+sentinel://"):
+        hosts, _, path = url.removeprefix("redis+sentinel://").partition("/")
+        service, _, number = path.partition("/")
+        pairs = [(host, int(port or 26379)) for host, _, port in (h.partition(":") for h in hosts.split(","))]
+        sentinel: Any = Sentinel(pairs, sentinel_kwargs=options)  # type: ignore[no-untyped-call]
+        master: redis.Redis = sentinel.master_for(service or "mymaster", db=int(number or 0), **options)
+        return master
+    return redis.Redis.from_url(url, **options)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A ticket in this worker's in-flight list. `reference` is None for an id that is not ours."""
+
+    job_id: str
+    priority: Priority
+    reference: tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a ticket's run ended, for RQ's registries. `ok` None: a stale ticket, worth nothing."""
+
+    job_id: str
+    priority: Priority
+    ok: bool | None
+    started_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A queue as one script saw it. `head_pushed_at` is the database's clock, epoch seconds."""
+
+    incarnation: int
+    length: int
+    head_pushed_at: float | None
+    job_ids: frozenset[str]
+
+
+class RQQueueManager:
+    """The four queues of one Redis. `time_limit` gives a ticket's RQ time-out in seconds."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        *,
+        prefix: str = "",
+        health: RedisHealth | None = None,
+        time_limit: Callable[[Ticket], int] = lambda ticket: ticket.timeout_seconds or 3600,
+        database_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.client = client
+        self.health = health or RedisHealth()
+        self.prefix = prefix
+        self._time_limit = time_limit
+        self._clock = database_clock
+        self._job_prefix = f"{RQ_KEY_PREFIX}:job:"
+        self._marker_key = f"twintrack:{prefix}marker"
+        self._scripts = {
+            path.stem: client.register_script(path.read_text()) for path in sorted(_LUA.glob("*.lua"))
+        }
+
+    # --- keys ---------------------------------------------------------------------------------------
+
+    def queue_name(self, priority: Priority) -> str:
+        return f"{self.prefix}{priority}"
+
+    def queue_key(self, priority: Priority) -> str:
+        """The real list key, as `redis-cli llen` takes it."""
+        return f"{RQ_KEY_PREFIX}:queue:{self.queue_name(priority)}"
+
+    def bell_key(self, priority: Priority) -> str:
+        return f"twintrack:{self.prefix}bell:{priority}"
+
+    def in_flight_key(self, worker_id: str) -> str:
+        return f"twintrack:{self.prefix}inflight:{worker_id}"
+
+    # --- pushing ------------------------------------------------------------------------------------
+
+    def push(self, tickets: Sequence[Ticket]) -> int:
+        """Append tickets to their queues in the given order. Returns how many; raises `RedisUnavailable`.
+
+        Also raised when Redis refuses for want of memory: the sweeper pushes again later.
+        """
+        groups: dict[Priority, list[Ticket]] = defaultdict(list)
+        for ticket in tickets:
+            groups[ticket.priority].append(ticket)
+        for priority, group in groups.items():
+            for start in range(0, len(group), PUSH_CHUNK):
+                self._push_chunk(priority, group[start : start + PUSH_CHUNK])
+        return len(tickets)
+
+    def _push_chunk(self, priority: Priority, tickets: Sequence[Ticket]) -> None:
+        now = self._clock()
+        arguments: list[Any] = [self.queue_name(priority), self._job_prefix, _time_text(now), f"{now:.6f}"]
+        arguments += [KEEP_SECONDS, BELL_BOUND]
+        for ticket in tickets:
+            data = pack_call(ticket.task_id, ticket.epoch)
+            arguments += [ticket.job_id, data, self._time_limit(ticket), ticket.name]
+        keys = [f"{RQ_KEY_PREFIX}:queues", self.queue_key(priority), self.bell_key(priority)]
+        self._call("push", keys, arguments)
+
+    # --- a worker's calls -----------------------------------------------------------------------------
+
+    def take(self, worker_id: str, priorities: Sequence[Priority], count: int) -> list[Taken]:
+        """Move up to `count` tickets, in strict order of the priorities, to the in-flight list."""
+        keys = [self.in_flight_key(worker_id), *(self.queue_key(priority) for priority in priorities)]
+        flat = self._call("take", keys, [count])
+        return [
+            Taken(_text(job_id), priorities[int(position) - 1], parse_job_id(job_id))
+            for position, job_id in zip(flat[::2], flat[1::2], strict=True)
+        ]
+
+    def finish(self, worker_id: str, ended: Sequence[Ended]) -> None:
+        """Take ended tickets out of flight and file them where RQ's tools look."""
+        if not ended:
+            return
+        now = self._clock()
+        arguments: list[Any] = [self._job_prefix, _time_text(now), int(now), KEPT_ENTRIES, KEEP_SECONDS]
+        for ticket in ended:
+            word = "gone" if ticket.ok is None else "finished" if ticket.ok else "failed"
+            registry = f"{RQ_KEY_PREFIX}:{word}:{self.queue_name(ticket.priority)}" if word != "gone" else ""
+            started = ticket.started_at.timestamp() if ticket.started_at else now
+            arguments += [ticket.job_id, word, registry, _time_text(started)]
+        self._call("finish", [self.in_flight_key(worker_id)], arguments)
+
+    def give_back(self, worker_id: str, taken: Sequence[Taken]) -> None:
+        """Return tickets that were taken but not claimed to the head of their queues."""
+        groups: dict[Priority, list[str]] = defaultdict(list)
+        for ticket in taken:
+            groups[ticket.priority].append(ticket.job_id)
+        for priority, job_ids in groups.items():
+            self._call("give_back", [self.in_flight_key(worker_id), self.queue_key(priority)], job_ids)
+
+    def leave(self, worker_id: str) -> None:
+        """Delete a worker's in-flight list: what it still names is found again through the rows."""
+        with self.health.watch():
+            self.client.delete(self.in_flight_key(worker_id))
+
+    def wait_for_bell(self, priorities: Sequence[Priority], *, seconds: float) -> bool:
+        """Block until a push rings one of these bells, at most `seconds` (below the answer time-out)."""
+        with self.health.watch():
+            return self.client.blpop([self.bell_key(p) for p in priorities], timeout=seconds) is not None
+
+    # --- looking ------------------------------------------------------------------------------------
+
+    def look(self, priority: Priority, *, first: int = 0, last: int = -1) -> Look:
+        """The queue and the server's incarnation in one script; `first` to `last` bound the ids returned."""
+        keys = [self.queue_key(priority), self._marker_key]
+        arguments = [first, last, secrets.token_hex(8), self._job_prefix]
+        marker, run_id, replication_id, length, pushed_at, ids = self._call("look", keys, arguments)
+        return Look(
+            incarnation=_incarnation(marker, run_id, replication_id),
+            length=int(length),
+            head_pushed_at=float(pushed_at) if pushed_at else None,
+            job_ids=frozenset(_text(job_id) for job_id in ids),
+        )
+
+    def lengths(self) -> dict[Priority, int]:
+        """Tickets waiting per queue: `LLEN` of the real keys."""
+        with self.health.watch():
+            pipeline = self.client.pipeline(transaction=False)
+            for priority in PRIORITIES:
+                pipeline.llen(self.queue_key(priority))
+            return dict(zip(PRIORITIES, map(int, pipeline.execute()), strict=True))
+
+    def memory(self) -> tuple[int, int]:
+        """(used, maximum) bytes; maximum 0 means no limit."""
+        with self.health.watch():
+            info: dict[str, Any] = self.client.info("memory")
+        return int(info["used_memory"]), int(info.get("maxmemory", 0))
+
+    def ping(self) -> bool:
+        """True if Redis answers; counts as a call for the health."""
+        try:
+            with self.health.watch():
+                return bool(self.client.ping())
+        except RedisUnavailable:
+            return False
+
+    # --- clearing -------------------------------------------------------------------------------------
+
+    def remove(self, priority: Priority, job_ids: Iterable[str]) -> int:
+        """Take tickets out of a queue wherever they stand. Returns how many were there."""
+        with self.health.watch():
+            pipeline = self.client.pipeline(transaction=True)
+            for job_id in job_ids:
+                pipeline.lrem(self.queue_key(priority), 0, job_id)
+                pipeline.delete(f"{self._job_prefix}{job_id}")
+            return sum(int(number) for number in pipeline.execute()[::2])
+
+    def clear(self, priority: Priority) -> int:
+        """Delete all tickets of a queue, in chunks. Returns how many there were."""
+        removed = 0
+        key = self.queue_key(priority)
+        while True:
+            with self.health.watch():
+                ids: Any = self.client.lpop(key, 1000) or []
+                if not ids:
+                    return removed
+                self.client.unlink(*(f"{self._job_prefix}{_text(job_id)}" for job_id in ids))
+            removed += len(ids)
+
+    def _call(self, script: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+        try:
+            with self.health.watch():
+                return self._scripts[script](keys=list(keys), args=list(arguments))
+        except redis.exceptions.ResponseError as error:
+            if "OOM" in str(error):
+                raise RedisUnavailable("Redis is out of memory") from error
+            raise
+
+
+def _incarnation(*parts: bytes | str) -> int:
+    """63 bits of a hash over marker, run id and replication id; never 0, which means unconfirmed."""
+    digest = hashlib.blake2b("|".join(map(_text, parts)).encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") >> 1) or 1
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _time_text(epoch_seconds: float) -> str:
+    """RQ's own time format."""
+    return datetime.fromtimestamp(epoch_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
