@@ -17,6 +17,8 @@ from sqlalchemy.engine import Connection
 from app.handlers.settings import HandlerSettings, configure, settings
 from app.tasks.handlers import TaskContext
 
+DROP_SECONDS = 0.05
+
 
 @dataclass
 class RecordingBackend:
@@ -76,10 +78,13 @@ class Received:
 
 @dataclass(frozen=True)
 class Reply:
+    """An empty header value leaves the header out; `drop_bytes` sends the body slowly, in such portions."""
+
     status: int = 200
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     hang_up_after: int | None = None
+    drop_bytes: int | None = None
 
 
 class LocalServer:
@@ -105,13 +110,22 @@ class LocalServer:
 
             def _reply(self, reply: Reply) -> None:
                 self.send_response(reply.status)
-                for name, value in {"Content-Length": str(len(reply.body)), **reply.headers}.items():
-                    self.send_header(name, value)
+                headers = {"Content-Length": str(len(reply.body)), **reply.headers}
+                for name, value in headers.items():
+                    if value:
+                        self.send_header(name, value)
                 self.end_headers()
                 try:
-                    self.wfile.write(reply.body[: reply.hang_up_after])
+                    self._write(reply.body[: reply.hang_up_after], reply.drop_bytes)
                 except (BrokenPipeError, ConnectionResetError):
                     self.close_connection = True
+
+            def _write(self, body: bytes, drop_bytes: int | None) -> None:
+                size = drop_bytes or max(1, len(body))
+                for start in range(0, len(body), size):
+                    self.wfile.write(body[start : start + size])
+                    if drop_bytes and owner.closing.wait(DROP_SECONDS):
+                        return
 
             do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = _serve  # noqa: N815
 

@@ -24,7 +24,6 @@ URL_LIMIT = 2048
 PORTS = (None, *range(1, 65_536))
 HOST = re.compile(rb"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45}")
 RETRY_STATUSES = frozenset({408, 429, *range(500, 600)})
-CHUNK_BYTES = 16 * 1024
 
 # What a redirect to another origin still receives: none of these can hold a secret of the first one.
 HEADERS_FOR_OTHER_ORIGINS = frozenset(
@@ -165,7 +164,8 @@ def exchange(
 def read_at_most(response: httpx.Response, limit_bytes: int, deadline: Deadline) -> tuple[bytes, bool]:
     """The first `limit_bytes` of the decoded body, and whether there was more."""
     body = bytearray()
-    for chunk in response.iter_bytes(CHUNK_BYTES):
+    # Without a chunk size: a chunk that waits to be full would hide the deadline from a slow sender.
+    for chunk in response.iter_bytes():
         deadline.remaining()
         body += chunk
         if len(body) > limit_bytes:
