@@ -72,14 +72,15 @@ def test_server_dies_with_the_tests(make: Callable[[], Server]) -> None:
     kind = {"<lambda>": "RedisServer"}.get(make.__name__, make.__name__)
     code = (
         f"import sys; from tests.servers import {kind}; s = {kind}().start();"
-        "print(s.folder, *(p.pid for p in s.processes()), flush=True); sys.stdin.read()"
+        "print(s.folder, s.pid, flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as owner:
         assert owner.stdout is not None
-        folder, *pids = owner.stdout.readline().split()
-        family = [psutil.Process(int(pid)) for pid in pids]
+        folder, pid = owner.stdout.readline().split()
+        leader = psutil.Process(int(pid))
+        family = [leader, *leader.children(recursive=True)]
         owner.kill()
         owner.wait()
     wait_until(
