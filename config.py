@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import signal
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -469,4 +470,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    # `… | head` closes the pipe early, which is no error.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main())

@@ -30,8 +30,9 @@ if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
     # Debian and Ubuntu keep venv in a package per Python version.
     package="$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
     echo "Installing $package, which 'python -m venv' needs here."
-    if ! command -v apt-get >/dev/null || ! as_root apt-get update -qq ||
-        ! as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$package" >/dev/null; then
+    if ! command -v apt-get >/dev/null || ! said=$(as_root apt-get update -qq 2>&1) ||
+        ! said=$(as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$package" 2>&1); then
+        echo "${said:-}" | tail -n 3 >&2
         echo "Please install $package (or your system's package with Python's venv module) and repeat." >&2
         exit 2
     fi
