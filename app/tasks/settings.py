@@ -14,6 +14,7 @@ class CoreSettings:
     """All times in seconds, sizes in bytes; 0 as a limit means none."""
 
     payload_limit_bytes: int = 262_144
+    result_limit_bytes: int = 1_048_576
     active_tasks_per_user: int = 0
     queue_size_limit: int = 0
     default_timeout_seconds: int = 3600

@@ -36,10 +36,10 @@ class Moves:
         condition = and_(tasks.c.run_at <= database_now(), tasks.c.held.is_(False))
         return self._start_scheduled(condition, tasks.c.run_at, limit)
 
-    def lift_holds(self, priority: Priority, *, limit: int) -> list[Moved]:
+    def lift_holds(self, priorities: Sequence[Priority], *, limit: int) -> list[Moved]:
         """Rows held by a pause of intake go to their track, if their own time has come."""
         condition = and_(
-            tasks.c.priority == priority,
+            tasks.c.priority.in_(priorities),
             tasks.c.held,
             or_(tasks.c.run_at.is_(None), tasks.c.run_at <= database_now()),
         )

@@ -32,6 +32,7 @@ ANSWER_SECONDS = 3.0
 PUSH_CHUNK = 500
 KEEP_SECONDS = 500
 KEPT_ENTRIES = 1000
+KEEP_FOREIGN_SECONDS = 365 * 86_400  # as RQ keeps failed jobs
 BELL_BOUND = 64
 
 _LUA = Path(__file__).parent / "lua"
@@ -161,12 +162,12 @@ class RQQueueManager:
             for position, job_id in zip(flat[::2], flat[1::2], strict=True)
         ]
 
-    def finish(self, worker_id: str, ended: Sequence[Ended]) -> None:
+    def finish(self, worker_id: str, ended: Sequence[Ended], *, keep_seconds: int = KEEP_SECONDS) -> None:
         """Take ended tickets out of flight and file them where RQ's tools look."""
         if not ended:
             return
         now = self._clock()
-        arguments: list[Any] = [self._job_prefix, _time_text(now), int(now), KEPT_ENTRIES, KEEP_SECONDS]
+        arguments: list[Any] = [self._job_prefix, _time_text(now), int(now), KEPT_ENTRIES, keep_seconds]
         for ticket in ended:
             word = "gone" if ticket.ok is None else "finished" if ticket.ok else "failed"
             registry = f"{RQ_KEY_PREFIX}:{word}:{self.queue_name(ticket.priority)}" if word != "gone" else ""

@@ -1,0 +1,289 @@
+"""The sweeper: brings every accepted task on its way again, whatever was lost.
+
+One is active at a time, by a named lock in the database. A pass costs a bounded number of statements,
+whatever the table's size. Healing never decides by Redis alone: each step is a guarded move of the store.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import structlog
+
+from app.tasks.errors import RedisUnavailable, TaskError
+from app.tasks.handlers import HandlerRegistry
+from app.tasks.model import Moved, OnLost, Priority, Ticket, Track
+from app.tasks.queue import TaskQueue, utc_now
+from app.tasks.routing import Intake, Route, Routing
+from app.tasks.schema import AnyRow
+from app.tasks.settings import CoreSettings
+from app.tasks.store import Store
+from app.tasks.tickets import Look, RQQueueManager
+from app.tasks.tickets.rq_format import parse_job_id
+
+LOCK = "sweeper"
+LOCK_SECONDS = 15.0
+BATCH = 500
+BATCHES_PER_PASS = 20
+HEAD_LOOKED_AT = 200
+SILENT_WORKER_SECONDS = 300
+FULL_PASS_SECONDS = 5.0
+
+log = structlog.get_logger(__name__)
+
+DeadHolders = Callable[[Iterable[str]], list[str]]
+
+
+@dataclass(slots=True)
+class Healed:
+    """What one step did, for logs and tests."""
+
+    due: int = 0
+    held: int = 0
+    moved: int = 0
+    reclaimed: int = 0
+    pushed: int = 0
+    confirmed: int = 0
+    stale: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+class Sweeper:
+    """`step()` is called about once a second by whoever may heal; it does nothing without the lock."""
+
+    def __init__(
+        self,
+        queue: TaskQueue,
+        *,
+        holder: str,
+        dead_holders: DeadHolders = lambda holders: [],
+        clock: Callable[[], float] = time.monotonic,
+        database_clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`dead_holders` names those of the given workers that are proven dead."""
+        self.queue = queue
+        self._store: Store = queue.store
+        self._tickets: RQQueueManager | None = queue.tickets
+        self._settings: CoreSettings = queue.settings
+        self._handlers: HandlerRegistry = queue.handlers
+        self._holder = holder
+        self._dead_holders = dead_holders
+        self._clock = clock
+        self._database_clock = database_clock
+        self._next_full_pass = 0.0
+        self._expired_since: dict[tuple[int, int], float] = {}
+
+    def step(self) -> Healed | None:
+        """Heal what is cheap to see; every few seconds everything. None: another sweeper is active.
+
+        Raises `DatabaseUnavailable`; the next step begins anew.
+        """
+        if not self._store.registry.try_lock(LOCK, self._holder, seconds=LOCK_SECONDS):
+            return None
+        healed = Healed()
+        try:
+            rules = self._end_of_pauses(self._store.routing.refresh())
+            rules = self._fallback(rules, healed)
+            healed.due += self._repeat(lambda: self._store.moves.due(limit=BATCH))
+            if self._clock() >= self._next_full_pass:
+                self._next_full_pass = self._clock() + FULL_PASS_SECONDS
+                self._full_pass(rules, healed)
+        except TaskError:
+            self._expired_since.clear()  # leases count as seen expired only while the database answers
+            raise
+        return healed
+
+    def full_pass(self) -> Healed | None:
+        """As `step`, with everything looked at."""
+        self._next_full_pass = 0.0
+        return self.step()
+
+    def leave(self) -> None:
+        """Give up the lock, so that another sweeper begins at once."""
+        self._store.registry.unlock(LOCK, self._holder)
+
+    def _full_pass(self, rules: Routing, healed: Healed) -> None:
+        self._holds(rules, healed)
+        self._reclaim_expired(healed)
+        self._reclaim_dead(healed)
+        for route in rules.values():
+            healed.moved += self._wrong_track(route)
+            if self._tickets is not None and not route.fallback and self._redis_answers():
+                try:
+                    self._check_tickets(self._tickets, route, healed)
+                except RedisUnavailable as error:
+                    log.info("sweeper.tickets_unseen", priority=route.priority.value, reason=str(error))
+        self._store.registry.forget_silent(silent_seconds=SILENT_WORKER_SECONDS)
+
+    def _repeat(self, batch: Callable[[], list[Moved]]) -> int:
+        total = 0
+        for _ in range(BATCHES_PER_PASS):
+            moves = batch()
+            self.queue.push_moved(moves)
+            total += len(moves)
+            if len(moves) < BATCH:
+                break
+        return total
+
+    # --- intake -----------------------------------------------------------------------------------
+
+    def _end_of_pauses(self, rules: Routing) -> Routing:
+        over = [
+            route.priority
+            for route in rules.values()
+            if route.intake is not Intake.OPEN and route.intake_at(utc_now()) is Intake.OPEN
+        ]
+        if not over:
+            return rules
+        log.info("intake.pause_over", priorities=[priority.value for priority in over])
+        return self._store.routing.change(over, intake=Intake.OPEN, intake_until=None, intake_reason=None)
+
+    def _holds(self, rules: Routing, healed: Healed) -> None:
+        open_ones = [route.priority for route in rules.values() if route.intake is Intake.OPEN]
+        if open_ones:
+            healed.held += self._repeat(lambda: self._store.moves.lift_holds(open_ones, limit=BATCH))
+
+    # --- fallback -----------------------------------------------------------------------------------
+
+    def _redis_answers(self) -> bool:
+        return self._tickets is not None and self._tickets.health.away_seconds == 0
+
+    def _fallback(self, rules: Routing, healed: Healed) -> Routing:
+        """Record that Redis is away for too long, or that it is back; moves follow the routing."""
+        tickets = self._tickets
+        if tickets is None or not self._settings.fallback_enabled:
+            return rules
+        if tickets.health.worth_a_try:
+            tickets.ping()
+        recorded = any(route.fallback for route in rules.values())
+        uses_redis = any(route.redis_percent or route.name_percents for route in rules.values())
+        if not recorded and uses_redis and tickets.health.away_seconds >= self._patience_seconds:
+            log.warning("fallback.began", away_seconds=round(tickets.health.away_seconds, 1))
+            healed.notes.append("fallback began")
+            rules = self._store.routing.change(fallback=True)
+        elif recorded and tickets.health.up_seconds >= self._settings.return_after_seconds:
+            rules = self._return_to_redis(tickets, rules, healed)
+        if any(route.fallback for route in rules.values()):
+            for route in rules.values():
+                healed.moved += self._wrong_track(route)
+        return rules
+
+    @property
+    def _patience_seconds(self) -> float:
+        """The pollers are to run within `fallback_after_seconds` of anybody's first failed call; ours may
+        have failed a time-out and a step later, and the recall takes its time."""
+        after = self._settings.fallback_after_seconds
+        return max(after / 2, after - 6)
+
+    def _return_to_redis(self, tickets: RQQueueManager, rules: Routing, healed: Healed) -> Routing:
+        back = []
+        for route in rules.values():
+            if not route.fallback or self._store.dispatched.some_dispatched(route.priority):
+                continue
+            try:
+                tickets.clear(route.priority)  # all its rows were recalled: every ticket left is stale
+            except RedisUnavailable:
+                return rules
+            back.append(route.priority)
+        if not back:
+            return rules
+        log.info("fallback.ended", priorities=[priority.value for priority in back])
+        healed.notes.append("fallback ended")
+        rules = self._store.routing.change(back, fallback=False)
+        for priority in back:
+            healed.moved += self._wrong_track(rules[priority])
+        return rules
+
+    def _wrong_track(self, route: Route) -> int:
+        return self._repeat(lambda: self._store.moves.to_right_track(route.priority, limit=BATCH))
+
+    # --- reclaims -----------------------------------------------------------------------------------
+
+    def _reclaim_expired(self, healed: Healed) -> None:
+        """A lease counts as over when it was seen expired for one renewal interval: after an outage of the
+        database, living workers get the time to renew."""
+        now = self._clock()
+        rows = self._store.moves.expired(limit=BATCH)
+        seen = {(row.id, row.token): self._expired_since.get((row.id, row.token), now) for row in rows}
+        self._expired_since = seen
+        for row in rows:
+            if now - seen[(row.id, row.token)] >= self._settings.lease_seconds / 3:
+                self._reclaim(row, "the lease expired", healed)
+
+    def _reclaim_dead(self, healed: Healed) -> None:
+        dead = self._dead_holders(self._store.moves.holders())
+        if dead:
+            for row in self._store.moves.held_by(dead, limit=BATCH):
+                self._reclaim(row, "its worker died", healed)
+
+    def _reclaim(self, row: AnyRow, reason: str, healed: Healed) -> None:
+        handler = self._handlers.find(row.name)
+        moved = self._store.moves.reclaim(
+            row.id,
+            row.token,
+            on_lost=handler.on_lost if handler else OnLost.RETRY,
+            max_retries=self._settings.retry_limit(handler, row.max_retries),
+            reason=reason,
+        )
+        if moved is None:
+            return
+        healed.reclaimed += 1
+        log.warning("task.reclaimed", task=row.id, holder=row.holder, reason=reason, now=moved.status.value)
+        self.queue.push_moved([moved])
+
+    # --- tickets ------------------------------------------------------------------------------------
+
+    def _check_tickets(self, tickets: RQQueueManager, route: Route, healed: Healed) -> None:
+        if not route.may_claim(Track.REDIS):
+            return
+        priority, grace = route.priority, self._settings.ticket_grace_seconds
+        head = tickets.look(priority, last=HEAD_LOOKED_AT - 1)
+        healed.stale += self._remove_stale(tickets, priority, head)
+        for _ in range(BATCHES_PER_PASS):
+            waiting = self._store.dispatched.unconfirmed(
+                priority, incarnation=head.incarnation, older_than_seconds=grace, limit=BATCH
+            )
+            if not waiting:
+                break
+            self._push_missing(tickets, priority, waiting, healed)
+            if len(waiting) < BATCH:
+                break
+        self._second_look(tickets, priority, healed)
+
+    def _push_missing(
+        self, tickets: RQQueueManager, priority: Priority, waiting: list[Ticket], healed: Healed
+    ) -> None:
+        """Push what is not in its queue's own list, with the same epoch; confirm what is."""
+        look = tickets.look(priority)
+        missing = [ticket for ticket in waiting if ticket.job_id not in look.job_ids]
+        present = [ticket for ticket in waiting if ticket.job_id in look.job_ids]
+        healed.confirmed += self._store.dispatched.confirm(present, incarnation=look.incarnation)
+        if missing:
+            log.warning("tickets.pushed_again", priority=priority.value, count=len(missing))
+            healed.pushed += tickets.push(missing)
+            # pushed by us this moment and not yet confirmed: the next pass sees and confirms them
+
+    def _second_look(self, tickets: RQQueueManager, priority: Priority, healed: Healed) -> None:
+        """A confirmed row whose queue is empty, or whose queue's head was pushed later than the row plus
+        grace, has lost its ticket after it was seen: popped by somebody who died."""
+        head = tickets.look(priority, last=0)
+        grace = self._settings.ticket_grace_seconds
+        age = grace
+        if head.length and head.head_pushed_at is not None:
+            age = max(grace, self._database_clock() - head.head_pushed_at + grace)
+        suspects = self._store.dispatched.confirmed(
+            priority, incarnation=head.incarnation, older_than_seconds=age, limit=BATCH
+        )
+        if suspects:
+            self._push_missing(tickets, priority, suspects, healed)
+
+    def _remove_stale(self, tickets: RQQueueManager, priority: Priority, look: Look) -> int:
+        """Tickets near the head that name no waiting row: taken out, so that `LLEN` tells the truth."""
+        references = {job_id: parse_job_id(job_id) for job_id in look.job_ids}
+        ours = {job_id: pair for job_id, pair in references.items() if pair is not None}
+        if not ours:
+            return 0
+        current = self._store.dispatched.current(list(ours.values()))
+        return tickets.remove(priority, [job_id for job_id, pair in ours.items() if pair not in current])

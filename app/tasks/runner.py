@@ -1,0 +1,283 @@
+"""From a claim to its recorded end: run the handler, judge what came out, settle.
+
+Owns the one broad `except` of the product, around the handler. It takes no claims and pushes no tickets:
+consumers do, and hand over one claim at a time.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import structlog
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.tasks.errors import DatabaseUnavailable, InvalidTask, TaskError
+from app.tasks.handlers import (
+    DoNotRetry,
+    Handler,
+    HandlerRegistry,
+    TaskCancelled,
+    TaskContext,
+    TimeLimitExceeded,
+    to_json,
+)
+from app.tasks.model import Cancelled, Claim, Completed, Failed, Outcome, RetryLater, Status
+from app.tasks.settings import CoreSettings
+from app.tasks.store import Store
+from app.tasks.store.settling import Settled
+
+ERROR_CHARACTERS = 500
+STEP_CHARACTERS = 200
+SETTLE_PAUSE_SECONDS = (0.1, 5.0)
+
+_BOOT_CLOCK: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+log = structlog.get_logger(__name__)
+
+TimeLimit = Callable[[float], AbstractContextManager[None]]
+
+
+def boot_clock() -> float:
+    """Seconds that go on while the machine sleeps: a lease ends during a suspend, too."""
+    seconds: float = time.clock_gettime(_BOOT_CLOCK)
+    return seconds
+
+
+class LiveTask:
+    """A claim in the hands of this process: what the handler reports and what it is told, in memory.
+
+    Another thread carries both to and from the database (`Heartbeat` in the workers).
+    """
+
+    def __init__(self, claim: Claim, store: Store, *, lease_ends: float) -> None:
+        self.claim = claim
+        self.lease_ends = lease_ends
+        self.started = boot_clock()
+        self.percent = 0
+        self.step: str | None = None
+        self.progress_changed = False
+        self.cancel_asked = claim.cancel_requested
+        self.lost = False
+        self._store = store
+        self._connection: Connection | None = None
+        self._lock = threading.Lock()
+
+    # ContextBackend ---------------------------------------------------------------------------------
+
+    def report_progress(self, percent: int | None, step: str | None) -> None:
+        with self._lock:
+            if percent is not None:
+                # never backwards within an attempt: a bar that jumps back tells nothing
+                self.percent = max(self.percent, min(100, int(percent)))
+            if step is not None:
+                self.step = _storable(str(step))[:STEP_CHARACTERS]
+            self.progress_changed = True
+
+    def cancel_requested(self) -> bool:
+        return self.cancel_asked or self.lost
+
+    def connection(self) -> Connection:
+        if self._connection is None:
+            self._connection = self._store.database.engine.connect()
+            self._connection.begin()
+        return self._connection
+
+    # for the runner and the heartbeat ---------------------------------------------------------------
+
+    def take_progress(self) -> tuple[int, str | None] | None:
+        """What changed since the last call; None if nothing did."""
+        with self._lock:
+            if not self.progress_changed:
+                return None
+            self.progress_changed = False
+            return self.percent, self.step
+
+    def take_connection(self) -> Connection | None:
+        connection, self._connection = self._connection, None
+        return connection
+
+
+class Runner:
+    """Runs claims one at a time in the calling thread."""
+
+    def __init__(
+        self,
+        store: Store,
+        handlers: HandlerRegistry,
+        settings: CoreSettings,
+        *,
+        time_limit: TimeLimit = lambda seconds: nullcontext(),
+        pause: Callable[[float], bool] | None = None,
+    ) -> None:
+        """`time_limit(seconds)` raises `TimeLimitExceeded` inside its block when the time is over.
+        `pause(seconds)` waits between tries to settle and returns true to give up."""
+        self._store = store
+        self._handlers = handlers
+        self._settings = settings
+        self._time_limit = time_limit
+        self._pause = pause or _sleep
+
+    def run(self, live: LiveTask) -> Settled | None:
+        """Run one claim and record its end. None: the lease was over before the start, nothing ran."""
+        if boot_clock() >= live.lease_ends:
+            log.warning("task.not_started", task=live.claim.task_id, reason="the lease was over")
+            return None
+        return self.settle(live, self.execute(live))
+
+    def limit_of(self, claim: Claim) -> int:
+        """Seconds that this claim may run."""
+        handler = self._handlers.find(claim.name)
+        return self._settings.time_limit(handler, claim.priority, claim.timeout_seconds)
+
+    def execute(self, live: LiveTask) -> Outcome:
+        """Call the handler. Never raises what a handler raised: that becomes the outcome."""
+        claim = live.claim
+        handler = self._handlers.find(claim.name)
+        if handler is None:
+            return self._failed(claim, None, f"this worker has no handler named {claim.name!r}")
+        try:
+            payload = handler.parse_json(claim.payload)
+        except InvalidTask as error:
+            return Failed(claim, f"the payload does not fit the handler: {error}"[:ERROR_CHARACTERS])
+        context = TaskContext(claim.task_id, claim.attempt, claim.user_id, live)
+        try:
+            with self._time_limit(self.limit_of(claim)):
+                result = handler.call(payload, context)
+        except TaskCancelled as error:
+            if live.cancel_asked:
+                return Cancelled(claim, _sentence(error))
+            return self._failed(claim, handler, _sentence(error))
+        except DoNotRetry as error:
+            return Failed(claim, _sentence(error))
+        except TimeLimitExceeded:
+            return self._failed(claim, handler, f"ran longer than its limit of {self.limit_of(claim)} s")
+        except (Exception, SystemExit) as error:  # the one broad except: a handler may raise anything
+            log.info("task.raised", task=claim.task_id, name=claim.name, exc_info=True)
+            return self._failed(claim, handler, f"{type(error).__name__}: {_sentence(error)}")
+        return self._completed(claim, result)
+
+    def _completed(self, claim: Claim, result: object) -> Outcome:
+        try:
+            text = to_json(result)
+            size = len(text.encode())
+        except (TypeError, ValueError, RecursionError) as error:
+            return Failed(claim, f"the result cannot be stored as JSON: {error}"[:ERROR_CHARACTERS])
+        if size > self._settings.result_limit_bytes:
+            limit = self._settings.result_limit_bytes
+            return Failed(claim, f"the result has {size} bytes, the limit is {limit}")
+        return Completed(claim, text)
+
+    def _failed(self, claim: Claim, handler: Handler | None, error: str) -> Outcome:
+        error = error[:ERROR_CHARACTERS]
+        if claim.failures >= self._settings.retry_limit(handler, claim.max_retries):
+            return Failed(claim, error)
+        return RetryLater(claim, error, self.retry_delay(claim, handler))
+
+    def retry_delay(self, claim: Claim, handler: Handler | None) -> float:
+        """Seconds until the next attempt: base x 2^failures, at most the cap, with half of it jittered
+        ("equal jitter", M. Brooker, Exponential Backoff And Jitter, 2015)."""
+        base = self._settings.retry_base_seconds
+        if handler is not None and handler.retry_base_seconds is not None:
+            base = handler.retry_base_seconds
+        delay: float = min(self._settings.retry_cap_seconds, base * 2.0 ** min(claim.failures, 40))
+        return delay / 2 + random.uniform(0, delay / 2)
+
+    # --- settling -------------------------------------------------------------------------------------
+
+    def settle(self, live: LiveTask, outcome: Outcome) -> Settled:
+        """Record the outcome. Waits for a database that is away: the token decides if it still counts."""
+        connection = live.take_connection()
+        if connection is not None:
+            settled = self._settle_with(connection, outcome)
+            if settled is not None:
+                return settled
+            outcome = RetryLater(
+                live.claim, "the database went away while the task's own writes were open", 0
+            )
+        return self._settle_alone([outcome])
+
+    def _settle_alone(self, outcomes: Sequence[Outcome]) -> Settled:
+        pause, longest = SETTLE_PAUSE_SECONDS
+        while True:
+            try:
+                return self._report(outcomes, self._store.settlements.settle(outcomes))
+            except DatabaseUnavailable as error:
+                log.warning("task.settle_waits", tasks=[o.claim.task_id for o in outcomes], reason=str(error))
+                if self._pause(pause):
+                    raise
+                pause = min(longest, pause * 2)
+            except SQLAlchemyError as error:
+                # the database refuses what was to be stored: the task fails, its worker goes on
+                log.error("task.settle_refused", tasks=[o.claim.task_id for o in outcomes], exc_info=True)
+                outcomes = [Failed(o.claim, _refused(error)) for o in outcomes]
+
+    def _settle_with(self, connection: Connection, outcome: Outcome) -> Settled | None:
+        """Settle on the handler's own connection: its writes and the end commit together, or neither.
+
+        A failed task's writes are rolled back. None: nothing was recorded.
+        """
+        with connection:
+            if not isinstance(outcome, Completed):
+                _undo(connection)
+                return self._settle_alone([outcome])
+            try:
+                settled = self._store.settlements.settle([outcome], connection)
+                if settled.recorded.get(outcome.claim.task_id) is not Status.COMPLETED:
+                    _undo(connection)  # lost or cancelled: what the handler wrote must not stay
+                    return self._settle_alone([outcome])
+                connection.commit()
+            except (TaskError, SQLAlchemyError) as error:
+                log.warning("task.settle_lost", task=outcome.claim.task_id, reason=type(error).__name__)
+                return self._read_back(outcome)
+            return self._report([outcome], settled)
+
+    def _read_back(self, outcome: Outcome) -> Settled | None:
+        status = None
+        try:
+            status = self._store.settlements.ended_by(outcome.claim)
+        except DatabaseUnavailable:
+            return None
+        return None if status is None else Settled(recorded={outcome.claim.task_id: status})
+
+    def _report(self, outcomes: Sequence[Outcome], settled: Settled) -> Settled:
+        for outcome in outcomes:
+            claim = outcome.claim
+            status = settled.recorded.get(claim.task_id)
+            if status is None:
+                log.warning("task.result_refused", task=claim.task_id, attempt=claim.attempt)
+            else:
+                log.debug("task.settled", task=claim.task_id, name=claim.name, status=status.value)
+        return settled
+
+
+def _sleep(seconds: float) -> bool:
+    time.sleep(seconds)
+    return False
+
+
+def _undo(connection: Connection) -> None:
+    """Roll back; a connection that a time limit interrupted in mid-answer is thrown away."""
+    try:
+        connection.rollback()
+    except SQLAlchemyError:
+        connection.invalidate()
+
+
+def _sentence(error: BaseException) -> str:
+    """The first line of what an exception says: enough for a person, no dump."""
+    lines = _storable(str(error)).strip().splitlines()
+    return lines[0][:ERROR_CHARACTERS] if lines else type(error).__name__
+
+
+def _storable(text: str) -> str:
+    """Text without what some database cannot hold: NUL and lone surrogates."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
+def _refused(error: SQLAlchemyError) -> str:
+    return f"the database refused to store the result ({type(error).__name__})"

@@ -1,0 +1,1 @@
+"""The processes that run tasks: consumers, the loop, the pool, the sweeper's process."""

@@ -1,0 +1,55 @@
+"""The sweeper's process: one step a second while it holds the lock, a look now and then while it does not."""
+
+from __future__ import annotations
+
+import threading
+
+import structlog
+
+from app.system import System
+from app.tasks.errors import TaskError
+from app.tasks.healing import Sweeper
+from workers.identity import dead_holders, new_worker_id, sweep_locks
+
+STEP_SECONDS = 1.0
+STANDBY_SECONDS = 3.0
+LOCK_FILES = 100
+
+log = structlog.get_logger(__name__)
+
+
+class SweeperLoop:
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self._stop = threading.Event()
+        self._locks = system.config.VAR_DIR / "locks"
+        self._sweeper = Sweeper(
+            system.queue,
+            holder=new_worker_id(),
+            dead_holders=lambda holders: dead_holders(self._locks, holders),
+        )
+
+    def stop(self, *_: object) -> None:
+        self._stop.set()
+
+    def run(self) -> None:
+        """Sweep until `stop`. An outage of the database is waited for."""
+        pause = 0.0
+        while not self._stop.wait(pause):
+            pause = STEP_SECONDS
+            try:
+                if self._sweeper.step() is None:
+                    pause = STANDBY_SECONDS
+                else:
+                    self._forget_dead_locks()
+            except TaskError as error:
+                log.warning("sweeper.waits", reason=str(error))
+        try:
+            self._sweeper.leave()
+        except TaskError:
+            log.info("sweeper.lock_left", reason="the database is away")
+        self._system.close()
+
+    def _forget_dead_locks(self) -> None:
+        if len(list(self._locks.glob("*.lock"))) > LOCK_FILES:
+            sweep_locks(self._locks, keep=self._system.store.moves.holders())
