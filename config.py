@@ -149,7 +149,8 @@ class Config(BaseModel):
     """All settings, validated and unchangeable.
 
     `Config()` reads the environment and `.env`; keyword arguments override both (`None` asks for the
-    default). Raises ConfigError with one sentence per problem.
+    default). `_env_file` names another file (None: no file), `_environment` another environment.
+    Raises ConfigError with one sentence per problem.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -243,15 +244,11 @@ class Config(BaseModel):
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
     _variables: dict[str, tuple[str, str]] = PrivateAttr(default_factory=dict)
 
-    def __init__(
-        self,
-        *,
-        _env_file: Path | str | None = ENV_FILE,
-        _environment: Mapping[str, str] | None = None,
-        **overrides: Any,
-    ) -> None:
-        environment = os.environ if _environment is None else _environment
-        variables = _merge({".env": _read_env_file(_env_file), "environment": environment})
+    # Untyped keywords, so that a dict of overrides of any type can be passed on.
+    def __init__(self, **overrides: Any) -> None:
+        environment = overrides.pop("_environment", os.environ)
+        env_file = overrides.pop("_env_file", ENV_FILE)
+        variables = _merge({".env": _read_env_file(env_file), "environment": environment})
         names = _names_used(variables)
         values = {field: variables[name][0] for field, name in names.items()} | overrides
         values = {field: value for field, value in values.items() if value is not None}
@@ -279,7 +276,7 @@ class Config(BaseModel):
         return self
 
     @classmethod
-    def for_tests(cls, *, variables: Mapping[str, str] | None = None, **overrides: Any) -> Config:
+    def for_tests(cls, variables: Mapping[str, str] | None = None, /, **overrides: Any) -> Config:
         """Settings that ignore the real environment and `.env`; `variables` takes their place."""
         return cls(_env_file=None, _environment=variables or {}, **overrides)
 

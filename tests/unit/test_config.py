@@ -18,7 +18,7 @@ TOKENS: dict[str, Any] = {"ADMIN_TOKEN": "a", "API_TOKEN": "b", "SECRET_KEY": "c
 
 def refusal(*, variables: dict[str, str] | None = None, **overrides: Any) -> str:
     with pytest.raises(ConfigError) as caught:
-        Config.for_tests(variables=variables, **overrides)
+        Config.for_tests(variables, **overrides)
     return str(caught.value)
 
 
@@ -80,13 +80,13 @@ def test_environment_wins_over_env_file_which_wins_over_default(tmp_path: Path) 
 
 def test_arguments_win_over_everything_and_none_asks_for_the_default() -> None:
     variables = {"RQ_WORKER_COUNT": "9", "RQ_MAX_RETRIES": "9"}
-    settings = Config.for_tests(variables=variables, RQ_WORKER_COUNT=1, RQ_MAX_RETRIES=None)
+    settings = Config.for_tests(variables, RQ_WORKER_COUNT=1, RQ_MAX_RETRIES=None)
     assert (settings.RQ_WORKER_COUNT, settings.RQ_MAX_RETRIES) == (1, 3)
     assert settings.origin("RQ_WORKER_COUNT") == "argument"
 
 
 def test_older_spellings_are_read() -> None:
-    settings = Config.for_tests(variables={"PREFECT_ENVIRONMENT": "Staging", "REDIS_URL": "redis://h/1"})
+    settings = Config.for_tests({"PREFECT_ENVIRONMENT": "Staging", "REDIS_URL": "redis://h/1"})
     assert (settings.APP_ENV, settings.RQ_REDIS_URL) == ("staging", "redis://h/1")
 
 
@@ -113,12 +113,12 @@ def test_unreadable_line_of_the_env_file_stops_the_start(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("word", ["true", "1", "yes", "on", "TRUE", "Yes"])
 def test_words_for_true(word: str) -> None:
-    assert Config.for_tests(variables={"RQ_HYBRID_MODE": word}).RQ_HYBRID_MODE is True
+    assert Config.for_tests({"RQ_HYBRID_MODE": word}).RQ_HYBRID_MODE is True
 
 
 @pytest.mark.parametrize("word", ["false", "0", "no", "off", "OFF", "False"])
 def test_words_for_false(word: str) -> None:
-    assert Config.for_tests(variables={"RQ_ENABLED": word}).RQ_ENABLED is False
+    assert Config.for_tests({"RQ_ENABLED": word}).RQ_ENABLED is False
 
 
 @pytest.mark.parametrize("word", ["maybe", "2", "tru", "y", "none"])
@@ -194,7 +194,7 @@ def test_misspelt_setting_in_the_env_file_stops_the_start(tmp_path: Path) -> Non
     ],
 )
 def test_variables_of_other_programs_pass(name: str) -> None:
-    assert Config.for_tests(variables={name: "x"}).variable(name) == "x"
+    assert Config.for_tests({name: "x"}).variable(name) == "x"
 
 
 def test_unknown_argument_is_refused() -> None:
@@ -231,7 +231,7 @@ def test_folders_follow_var_dir(tmp_path: Path) -> None:
 
 
 def test_lists_are_split() -> None:
-    settings = Config.for_tests(variables={"TASK_MODULES": "a.b, c", "DESCRIBE_FOLDERS": f"/x{os.pathsep}y"})
+    settings = Config.for_tests({"TASK_MODULES": "a.b, c", "DESCRIBE_FOLDERS": f"/x{os.pathsep}y"})
     assert settings.TASK_MODULES == ("a.b", "c")
     assert settings.DESCRIBE_FOLDERS == (Path("/x"), config.ROOT / "y")
 
