@@ -63,8 +63,9 @@ def configure_logging(level: str = "info", json: bool = False) -> None:
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level.upper())
-    # one line per request is the reverse proxy's business
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    # a line per request is the reverse proxy's business; Alembic tells what it is about to assume
+    for chatty in ("werkzeug", "alembic"):
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
 
 
 def _formatter(shared: list[Processor], json: bool) -> logging.Formatter:

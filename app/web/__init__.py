@@ -6,6 +6,8 @@ database is away.
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import secrets
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -16,7 +18,13 @@ from flask import Flask
 from app.logs import configure_logging
 from app.system import System, build_system
 from app.tasks.queue import utc_now
-from app.web import auth, headers, parts, problems
+from app.web import auth, dashboard, headers, metrics, parts, problems, sessions, streams
+from app.web.admin import admin
+from app.web.api import api
+from app.web.dead_letters import dead_letters
+from app.web.health import health
+from app.web.maintenance import maintenance
+from app.web.uploads import uploads
 from config import Config
 
 SESSION_LIFETIME = timedelta(hours=12)
@@ -48,18 +56,31 @@ def build_app(
         PERMANENT_SESSION_LIFETIME=SESSION_LIFETIME,
     )
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    parts.install(app, system or build_system(config), clock)
+    system = system or build_system(config)
+    parts.install(app, system, clock)
     headers.install(app, config)
     problems.install(app)
-    _register(app)
+    _register(app, system)
     _warn_of_missing_tokens(config)
     return app
 
 
-def _register(app: Flask) -> None:
-    from app.web.api import api
+def _register(app: Flask, system: System) -> None:
+    sessions.install(app)
+    metrics.install(app, system)
+    streams.install(app)
+    for blueprint in (api, uploads, health, admin, dead_letters, maintenance):
+        app.register_blueprint(blueprint)
+    if system.tickets is not None:
+        dashboard.install(app, system.tickets)
+    _register_pages(app)
 
-    app.register_blueprint(api)
+
+def _register_pages(app: Flask) -> None:
+    if importlib.util.find_spec("app.web.pages"):
+        module = importlib.import_module("app.web.pages")
+        app.register_blueprint(module.pages)
+        app.register_blueprint(module.admin_pages)
 
 
 def _warn_of_missing_tokens(config: Config) -> None:

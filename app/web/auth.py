@@ -16,11 +16,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from flask import current_app, g, request, session
+from flask import current_app, g, redirect, request, session, url_for
+from werkzeug.wrappers import Response as AnyResponse
 
 from app.web import parts
 from app.web.loopback import is_cross_site, is_direct_loopback
-from app.web.problems import Refused, invalid, refused
+from app.web.problems import Refused, invalid, refused, wants_page
 from config import Config
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -60,19 +61,25 @@ class Caller:
         return self.role is Role.ADMIN and self.means is not Means.LOOPBACK
 
 
-def guard(role: Role) -> Callable[[], None]:
+def guard(role: Role) -> Callable[[], AnyResponse | None]:
     """A `before_request` function that lets only callers with this role pass.
 
-    It raises a 401, or a 403 for a caller who is known but may not.
+    It raises a 401, or a 403 for a caller who is known but may not. A browser is sent to the login instead.
     """
 
-    def check() -> None:
-        who = _identify()
+    def check() -> AnyResponse | None:
+        try:
+            who = _identify()
+        except Refused:
+            if _may_log_in():
+                return redirect(url_for("sessions.login_page", next=request.full_path.rstrip("?")))
+            raise
         if role is Role.ADMIN and who.role is not Role.ADMIN:
             raise refused(403, "This address needs the admin token.")
         if request.method not in SAFE_METHODS and who.means is not Means.TOKEN:
             _refuse_forged(who)
         g.caller = who
+        return None
 
     return check
 
@@ -135,6 +142,12 @@ def _identify() -> Caller:
 def no_token_needed(config: Config) -> bool:
     """True in development as long as no token is set: the developer's own machine is trusted."""
     return config.APP_ENV == "development" and not (config.ADMIN_TOKEN or config.API_TOKEN)
+
+
+def _may_log_in() -> bool:
+    config = parts.system().config
+    has_login = bool(config.ADMIN_TOKEN or config.API_TOKEN)
+    return has_login and request.method == "GET" and "Authorization" not in request.headers and wants_page()
 
 
 def _by_token(authorization: str) -> Caller:

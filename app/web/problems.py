@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 from flask import Flask, Response, g, json, render_template, request
-from jinja2 import TemplateNotFound
+from jinja2 import TemplateError
 from sqlalchemy.exc import ProgrammingError
 from werkzeug.exceptions import HTTPException
 
@@ -181,7 +181,7 @@ def install(app: Flask) -> None:
 def answer(problem: Problem) -> Response:
     """The response: HTML for a browser that looks at a page, problem+json for everybody else."""
     problem = _with_request_id(problem)
-    response = _page(problem) if _wants_page() else _document(problem)
+    response = _page(problem) if wants_page() else _document(problem)
     response.headers.extend(problem.headers)
     if problem.retry_after_seconds is not None:
         response.headers["Retry-After"] = str(problem.retry_after_seconds)
@@ -193,14 +193,23 @@ def _document(problem: Problem) -> Response:
 
 
 def _page(problem: Problem) -> Response:
-    try:
-        text, kind = render_template("problem.html", problem=problem), "text/html"
-    except TemplateNotFound:
+    text, kind = rendered("problem.html", problem=problem), "text/html"
+    if text is None:
         text, kind = f"{problem.status} {problem.title}\n\n{problem.detail}\n", "text/plain"
     return Response(text, status=problem.status, mimetype=kind)
 
 
-def _wants_page() -> bool:
+def rendered(template: str, **values: Any) -> str | None:
+    """The page as text; None if its template is missing or broken: an error page must not fail itself."""
+    try:
+        return render_template(template, **values)
+    except TemplateError as error:
+        log.error("page.not_rendered", template=template, reason=str(error))
+        return None
+
+
+def wants_page() -> bool:
+    """True if a browser looks at a page, as against a program that calls an endpoint."""
     if request.path.startswith(("/api/", "/health", "/metrics")):
         return False
     accepted = request.accept_mimetypes
