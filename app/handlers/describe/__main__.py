@@ -1,0 +1,7 @@
+"""`python -m app.handlers.describe FOLDER`."""
+
+from __future__ import annotations
+
+from app.handlers.describe_folder.command import main
+
+main()
