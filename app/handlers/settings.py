@@ -7,10 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from config import Config
 
 MIB = 1024 * 1024
 DEFAULT_OLLAMA_MODEL = "llava"
@@ -39,17 +35,6 @@ class HandlerSettings:
     ollama_url: str | None = None
     ollama_model: str = DEFAULT_OLLAMA_MODEL
     limits: Limits = field(default_factory=Limits)
-
-    @classmethod
-    def from_config(cls, config: Config) -> HandlerSettings:
-        """The settings that a process's Config asks for."""
-        return cls(
-            describe_folders=config.DESCRIBE_FOLDERS,
-            uploads_folder=config.VAR_DIR / "uploads",
-            allow_private_addresses=config.HTTP_ALLOW_PRIVATE,
-            ollama_url=config.OLLAMA_URL,
-            ollama_model=config.OLLAMA_MODEL or DEFAULT_OLLAMA_MODEL,
-        )
 
 
 _current = HandlerSettings()

@@ -15,7 +15,6 @@ from app.handlers.sample_pictures import SAMPLE_PICTURES, generate
 from app.handlers.samples import SAMPLE_TASKS
 from app.handlers.settings import HandlerSettings, Limits, settings
 from app.tasks.handlers import DoNotRetry, TaskCancelled, TaskContext, load_handlers
-from config import Config
 from tests.handler_doubles import RecordingBackend, configured, context, picture_bytes
 
 HANDLER = load_handlers(["app.handlers"])["describe_image"]
@@ -41,20 +40,6 @@ def allowed(samples: Path, tmp_path: Path) -> Iterator[HandlerSettings]:
     (tmp_path / "uploads").mkdir()
     with configured(new):
         yield new
-
-
-def test_the_settings_come_from_the_config(tmp_path: Path) -> None:
-    config = Config.for_tests(
-        VAR_DIR=tmp_path,
-        HTTP_ALLOW_PRIVATE=True,
-        OLLAMA_URL="http://vision.test:11434",
-        OLLAMA_MODEL="moondream",
-    )
-    made = HandlerSettings.from_config(config)
-    assert made.describe_folders == (tmp_path / "pictures",)
-    assert made.uploads_folder == tmp_path / "uploads"
-    assert (made.ollama_url, made.ollama_model) == ("http://vision.test:11434", "moondream")
-    assert made.allow_private_addresses
 
 
 def test_nothing_is_allowed_before_the_settings_are_made() -> None:

@@ -25,7 +25,7 @@ ANIMATED_FORMATS = frozenset({"GIF", "WEBP", "PNG", "AVIF"})
 # One picture of several in a file, as many phones write it: to people it is a JPEG.
 SHOWN_FORMATS = {"MPO": "JPEG"}
 
-SAMPLE_SIDE_PIXELS = 96
+SAMPLE_SIDE_PIXELS = 64
 MOST_COLOURS = 5
 LEAST_SHARE = 0.04
 # EXIF 2.32, tag 274: how the file's picture becomes the viewer's.
