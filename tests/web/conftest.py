@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app.system import System, build_system
+from app.tasks.queue import TaskQueue, utc_now
 from app.web import build_app
 from config import Config
 from tests.web.support import ADMIN_TOKEN, API_TOKEN, MakeApp
@@ -18,21 +21,23 @@ from tests.web.support import ADMIN_TOKEN, API_TOKEN, MakeApp
 
 @pytest.fixture
 def make_app(tmp_path: Path) -> Iterator[MakeApp]:
-    """Builds apps that are closed with the test; `prepare=False` leaves the database as it is."""
+    """Builds apps that are closed with the test; `prepare=False` leaves the database as it is.
+
+    Without RQ_REDIS_URL among the settings, in database mode.
+    """
     systems: list[System] = []
 
-    def make(*, prepare: bool = True, **settings: Any) -> Flask:
-        chosen: dict[str, Any] = {
-            "VAR_DIR": tmp_path / "var",
-            "DATABASE_URL": f"sqlite:///{tmp_path / 'web.db'}",
-        } | settings
-        if "RQ_REDIS_URL" not in chosen:
-            chosen["RQ_ENABLED"] = False
-        system = build_system(Config.for_tests(**chosen))
+    def make(*, prepare: bool = True, clock: Callable[[], datetime] = utc_now, **settings: Any) -> Flask:
+        chosen: dict[str, Any] = {"VAR_DIR": tmp_path / "var"} | settings
+        chosen.setdefault("DATABASE_URL", f"sqlite:///{tmp_path / 'web.db'}")
+        chosen.setdefault("RQ_ENABLED", "RQ_REDIS_URL" in chosen)
+        built = build_system(Config.for_tests(**chosen))
+        queue = TaskQueue(built.store, built.handlers, built.tickets, built.settings, now=clock)
+        system = replace(built, queue=queue)
         systems.append(system)
         if prepare:
             system.prepare()
-        return build_app(system=system)
+        return build_app(system=system, clock=clock)
 
     yield make
     for system in systems:
