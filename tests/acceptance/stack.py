@@ -12,20 +12,41 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 
 from app.system import System, build_system
 from app.tasks.model import PRIORITIES, Priority, Status
 from app.tasks.submission import TaskRequest
 from config import Config
+from tests.server_process import free_port
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 # What a child process may see of ours: no setting of the machine that runs the tests.
 KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV")
+
+
+@dataclass(frozen=True, slots=True)
+class Web:
+    """A running web app."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+
+    def answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health/live", timeout=2).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")[-4000:] if self.log.exists() else ""
 
 
 class Stack:
@@ -54,13 +75,16 @@ class Stack:
         kept = {name: os.environ[name] for name in KEPT if name in os.environ}
         return kept | {name: str(value) for name, value in self.settings.items()}
 
-    def start(self, *command: str, log_name: str) -> subprocess.Popen[bytes]:
-        """Start a Python command of the project in this installation's environment."""
+    def start(
+        self, *command: str, log_name: str, settings: dict[str, Any] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start a Python command of the project in this installation's environment, with more settings."""
+        more = {key: str(value) for key, value in (settings or {}).items()}
         with (self.folder / f"{log_name}.log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, *command],
                 cwd=ROOT,
-                env=self.environment,
+                env=self.environment | more,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -81,6 +105,15 @@ class Stack:
             what=f"{expected} workers to announce themselves; log:\n{self.log('pool')}",
         )
         return process
+
+    def start_web(self, **settings: Any) -> Web:
+        """`python web_app.py` on a free port, until it answers."""
+        port = free_port()
+        name = f"web-{port}"
+        process = self.start("web_app.py", log_name=name, settings={"PORT": port} | settings)
+        web = Web(process, f"http://127.0.0.1:{port}", self.folder / f"{name}.log")
+        wait_until(web.answers, deadline_seconds=30, what=f"the web app to answer; log:\n{web.output()}")
+        return web
 
     def workers(self) -> list[Any]:
         return self.system.store.registry.workers(silent_seconds=3600)

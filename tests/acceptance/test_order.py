@@ -1,0 +1,42 @@
+"""Must show A6: strict priority under load, on both tracks."""
+
+from __future__ import annotations
+
+import pytest
+
+from app.tasks.model import Submitted
+from tests.acceptance.conftest import StackMaker
+from tests.servers import MariaDbServer
+from tests.waiting import wait_until
+
+WAITING = 2000
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("mode", ["redis", "database"])
+def test_with_2000_low_tasks_waiting_an_urgent_task_starts_next(
+    mode: str, mariadb_server: MariaDbServer, redis_url: str, make_stack: StackMaker
+) -> None:
+    with mariadb_server.database() as database_url:
+        stack = make_stack(database_url, redis_url, RQ_ENABLED="true" if mode == "redis" else "false")
+        queue = stack.system.queue
+        low = [
+            answer.task_id
+            for answer in queue.submit_many(
+                stack.ledger_request(priority="low", seconds=0.05) for _ in range(WAITING)
+            )
+            if isinstance(answer, Submitted)
+        ]
+        stack.start_pool(workers=2)
+        wait_until(lambda: len(stack.starts()) >= 20, deadline_seconds=30, what="the load to run")
+
+        started_before = len(stack.order_of_starts())
+        urgent = queue.submit(stack.ledger_request(priority="urgent")).task_id
+        wait_until(lambda: urgent in stack.starts(), deadline_seconds=10, what="the urgent task to start")
+        order = stack.order_of_starts()
+        # Each of the two workers may have started one more low task while the urgent one was submitted.
+        assert order.index(urgent) <= started_before + 2
+        assert [task_id for task_id in order if task_id != urgent] == sorted(
+            order[: order.index(urgent)] + order[order.index(urgent) + 1 :]
+        )
+        assert len(low) == WAITING
