@@ -1,0 +1,87 @@
+"""What the contract tests build again and again: queues, handlers, requests, threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
+
+from pydantic import TypeAdapter
+
+from app.tasks.handlers import Handler, HandlerRegistry
+from app.tasks.model import OnLost
+from app.tasks.queue import TaskQueue
+from app.tasks.settings import CoreSettings
+from app.tasks.store import Store
+from app.tasks.submission import TaskRequest
+from app.tasks.tickets import RQQueueManager
+from tests.contract.rows import Rows
+
+T = TypeVar("T")
+
+
+class MakeStore(Protocol):
+    def __call__(self, rows: Rows, *, redis_percent: int = 100) -> Store: ...
+
+
+class MakeQueue(Protocol):
+    def __call__(self, tickets: RQQueueManager | None = None, **settings: Any) -> TaskQueue: ...
+
+
+def nothing(payload: Any) -> None:
+    """A handler that does nothing."""
+
+
+def handler(name: str, function: Callable[..., Any] = nothing, **rules: Any) -> Handler:
+    takes_context = function.__code__.co_argcount > 1
+    return Handler(name, function, TypeAdapter(Any), takes_context=takes_context, **rules)
+
+
+HANDLERS = HandlerRegistry(
+    [handler("test.noop"), handler("test.other"), handler("test.park", on_lost=OnLost.PARK)]
+)
+
+
+def make_queue_over(store: Store) -> MakeQueue:
+    def make(tickets: RQQueueManager | None = None, **settings: Any) -> TaskQueue:
+        return TaskQueue(store, HANDLERS, tickets, CoreSettings(**settings))
+
+    return make
+
+
+def request(**columns: Any) -> TaskRequest:
+    return TaskRequest(**({"name": "test.noop", "payload": {}} | columns))
+
+
+def at_once(work: Sequence[Callable[[], T]]) -> list[T | BaseException]:
+    """Run all at the same moment, each in a thread; the answers or exceptions, in order."""
+    together = threading.Barrier(len(work))
+
+    def run(one: Callable[[], T]) -> T | BaseException:
+        together.wait(timeout=30)
+        try:
+            return one()
+        except Exception as error:  # noqa: BLE001 - the exception is the answer that the test judges
+            return error
+
+    with ThreadPoolExecutor(len(work)) as pool:
+        return list(pool.map(run, work))
+
+
+class InBackground:
+    """A call in a thread of its own, to prove that it waits, and what it then answers."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._pool = ThreadPoolExecutor(1)
+        self._future = self._pool.submit(work)
+
+    @property
+    def waits(self) -> bool:
+        return not self._future.done()
+
+    def answer(self, *, seconds: float = 20) -> Any:
+        try:
+            return self._future.result(timeout=seconds)
+        finally:
+            self._pool.shutdown()
