@@ -99,17 +99,18 @@ class Claims:
         Waits for a row that another statement has locked: locked is not stale. A pair whose row is
         gone, not DISPATCHED or at another epoch is stale; one whose queue is paused or fenced is refused.
         """
-        wanted = dict(references)
+        wanted = set(references)  # not a dict: an old ticket beside the valid one must not hide it
+        ids = sorted({task_id for task_id, _ in wanted})
         query = (
             select(*_CLAIMED_COLUMNS)
-            .where(tasks.c.id.in_(sorted(wanted)), tasks.c.status == Status.DISPATCHED)
+            .where(tasks.c.id.in_(ids), tasks.c.status == Status.DISPATCHED)
             .order_by(tasks.c.id)
             .with_for_update()
         )
 
         def work(on: Connection) -> TicketClaims:
             allowed = _claimable(on, Track.REDIS, PRIORITIES)
-            rows = [row for row in on.execute(query) if wanted[row.id] == row.epoch]
+            rows = [row for row in on.execute(query) if (row.id, row.epoch) in wanted]
             granted = [row for row in rows if row.priority in allowed]
             refused = [(row.id, row.epoch) for row in rows if row.priority not in allowed]
             known = {(row.id, row.epoch) for row in rows}
