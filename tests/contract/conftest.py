@@ -58,6 +58,14 @@ def rows(request: pytest.FixtureRequest) -> Rows:
     return found
 
 
+@pytest.fixture(params=KINDS[1:])
+def server_rows(request: pytest.FixtureRequest) -> Rows:
+    """As `rows`, on the databases that lock rows one by one."""
+    found: Rows = request.getfixturevalue(f"prepared_{request.param}")
+    found.empty()
+    return found
+
+
 @pytest.fixture
 def sqlite_rows(prepared_sqlite: Rows) -> Rows:
     """As `rows`, on SQLite alone: for what does not depend on the database."""

@@ -17,6 +17,7 @@ from app.tasks.store import Store
 from app.tasks.submission import TaskRequest
 from app.tasks.tickets import RQQueueManager
 from tests.contract.rows import Rows
+from tests.waiting import wait_until
 
 T = TypeVar("T")
 
@@ -70,15 +71,21 @@ def at_once(work: Sequence[Callable[[], T]]) -> list[T | BaseException]:
 
 
 class InBackground:
-    """A call in a thread of its own, to prove that it waits, and what it then answers."""
+    """A call in a thread of its own, to prove that it waits for a lock, and what it then answers."""
 
     def __init__(self, work: Callable[[], T]) -> None:
         self._pool = ThreadPoolExecutor(1)
         self._future = self._pool.submit(work)
 
-    @property
-    def waits(self) -> bool:
-        return not self._future.done()
+    def must_wait(self, rows: Rows) -> None:
+        """Return once the database itself says that a statement waits for a lock."""
+        if rows.kind != "sqlite":  # there every writer waits for the one write lock, and nothing tells
+            wait_until(
+                lambda: rows.waiters() or self._future.done(),
+                deadline_seconds=20,
+                what="the call waits for a lock",
+            )
+        assert not self._future.done(), f"it did not wait: {self._future.result()!r}"
 
     def answer(self, *, seconds: float = 20) -> Any:
         try:

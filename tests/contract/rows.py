@@ -124,6 +124,12 @@ class Rows:
         found = self.execute("SELECT kind FROM task_events WHERE task_id = :id ORDER BY id", id=task_id)
         return [row.kind for row in found]
 
+    def waiters(self) -> int:
+        """How many statements wait for a lock in this database at this moment; SQLite does not tell."""
+        if self.kind == "sqlite":
+            return 0
+        return int(self.scalar(_WAITERS[self.kind]))
+
     def seconds_from_now(self, value: Any) -> float:
         """How far a time that was read lies ahead (positive) or behind."""
         moment = datetime.fromisoformat(value) if isinstance(value, str) else value
@@ -158,6 +164,14 @@ def _explicit_begin(connection: Any, _record: Any) -> None:
 def _begin_immediate(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
+
+_WAITERS = {
+    # not innodb_trx: it is a cache that whoever reads it often keeps from being refreshed
+    "mysql": "SELECT variable_value FROM information_schema.global_status"
+    " WHERE variable_name = 'innodb_row_lock_current_waits'",
+    "postgresql": "SELECT COUNT(*) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND wait_event_type = 'Lock'",
+}
 
 _OF_STATUS: dict[str, Any] = {
     "SCHEDULED": lambda rows: {"run_at": rows.at(3600)},
