@@ -22,6 +22,12 @@ _URL_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]*@")
 _BEARER = re.compile(r"(?i)\bbearer\s+\S+")
 
 
+# Without local variables: they may hold secrets, and rendering them can take longer than the task.
+_TRACEBACKS_AS_DATA = structlog.processors.ExceptionRenderer(
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+)
+
+
 class _ErrorStream(logging.StreamHandler[Any]):
     """Writes to whatever standard error is now: test runners and daemons replace it."""
 
@@ -70,9 +76,13 @@ def configure_logging(level: str = "info", json: bool = False) -> None:
 
 def _formatter(shared: list[Processor], json: bool) -> logging.Formatter:
     renderer: list[Processor] = (
-        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(default=str)]
+        [_TRACEBACKS_AS_DATA, structlog.processors.JSONRenderer(default=str)]
         if json
-        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        else [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
     )
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],

@@ -9,7 +9,7 @@ import structlog
 from app.system import System
 from app.tasks.errors import TaskError
 from app.tasks.healing import Sweeper
-from workers.identity import dead_holders, new_worker_id, sweep_locks
+from workers.identity import LifeLock, dead_holders, new_worker_id, sweep_locks
 
 STEP_SECONDS = 1.0
 STANDBY_SECONDS = 3.0
@@ -23,9 +23,10 @@ class SweeperLoop:
         self._system = system
         self._stop = threading.Event()
         self._locks = system.config.VAR_DIR / "locks"
+        self._holder = new_worker_id()
         self._sweeper = Sweeper(
             system.queue,
-            holder=new_worker_id(),
+            holder=self._holder,
             dead_holders=lambda holders: dead_holders(self._locks, holders),
         )
 
@@ -34,6 +35,7 @@ class SweeperLoop:
 
     def run(self) -> None:
         """Sweep until `stop`. An outage of the database is waited for."""
+        life = LifeLock(self._locks, self._holder)
         pause = 0.0
         while not self._stop.wait(pause):
             pause = STEP_SECONDS
@@ -48,6 +50,8 @@ class SweeperLoop:
             self._sweeper.leave()
         except TaskError:
             log.info("sweeper.lock_left", reason="the database is away")
+        else:
+            life.release()
         self._system.close()
 
     def _forget_dead_locks(self) -> None:

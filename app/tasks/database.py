@@ -32,6 +32,7 @@ CONNECT_TIMEOUT_SECONDS = 5
 ANSWER_TIMEOUT_SECONDS = 60
 SQLITE_BUSY_SECONDS = 30
 TRIES = 6
+LOOPBACK = ("localhost", "127.0.0.1", "::1", None)
 
 _DEADLOCK_CODES = {1213, 1205, 1020}  # MySQL: deadlock, lock wait time-out, record changed
 _DEADLOCK_STATES = {"40P01", "40001", "55P03"}  # PostgreSQL: deadlock, serialization, lock not available
@@ -49,7 +50,7 @@ class Database:
         try:
             self.url = make_url(url)
             self.kind = self.url.get_backend_name()
-            options = _engine_options(self.kind, pool_size, max_overflow)
+            options = _engine_options(self.url, pool_size, max_overflow)
             self.engine = create_engine(self.url, **options)
             self._auto = create_engine(self.url, **(options | {"isolation_level": "AUTOCOMMIT"}))
         except (ArgumentError, NoSuchModuleError) as error:
@@ -129,7 +130,8 @@ class Database:
         self._auto.dispose(close=False)
 
 
-def _engine_options(kind: str, pool_size: int, max_overflow: int) -> dict[str, Any]:
+def _engine_options(url: URL, pool_size: int, max_overflow: int) -> dict[str, Any]:
+    kind = url.get_backend_name()
     # We always commit or roll back ourselves, so the pool's own reset would be one wasted round trip.
     options: dict[str, Any] = {"pool_reset_on_return": None, "pool_size": pool_size}
     options |= {"max_overflow": max_overflow, "pool_timeout": 10}
@@ -143,6 +145,9 @@ def _engine_options(kind: str, pool_size: int, max_overflow: int) -> dict[str, A
             "write_timeout": ANSWER_TIMEOUT_SECONDS,
             "init_command": "SET time_zone='+00:00', sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'",
         }
+        if url.host in LOOPBACK and not any(name.startswith("ssl") for name in url.query):
+            # PyMySQL loads the system's certificates for each connection, 40 ms, if it may use TLS
+            options["connect_args"]["ssl_disabled"] = True
     elif kind == "postgresql":
         options["connect_args"] = {
             "connect_timeout": CONNECT_TIMEOUT_SECONDS,

@@ -29,7 +29,7 @@ BATCH = 500
 BATCHES_PER_PASS = 20
 HEAD_LOOKED_AT = 200
 SILENT_WORKER_SECONDS = 300
-FULL_PASS_SECONDS = 5.0
+FULL_PASS_SECONDS = 3.0
 
 log = structlog.get_logger(__name__)
 
@@ -80,7 +80,7 @@ class Sweeper:
 
         Raises `DatabaseUnavailable`; the next step begins anew.
         """
-        if not self._store.registry.try_lock(LOCK, self._holder, seconds=LOCK_SECONDS):
+        if not self._lock():
             return None
         healed = Healed()
         try:
@@ -94,6 +94,17 @@ class Sweeper:
             self._expired_since.clear()  # leases count as seen expired only while the database answers
             raise
         return healed
+
+    def _lock(self) -> bool:
+        """Take or keep the sweeper's lock; the lock of a sweeper that is proven dead is broken at once."""
+        registry = self._store.registry
+        if registry.try_lock(LOCK, self._holder, seconds=LOCK_SECONDS):
+            return True
+        other = registry.lock_holder(LOCK)
+        if other is None or not self._dead_holders([other]):
+            return False
+        registry.unlock(LOCK, other)
+        return registry.try_lock(LOCK, self._holder, seconds=LOCK_SECONDS)
 
     def full_pass(self) -> Healed | None:
         """As `step`, with everything looked at."""

@@ -18,7 +18,7 @@ def make_stack(tmp_path: Path) -> Iterator[StackMaker]:
     """Installations that end with the test, with everything that they started."""
     stacks: list[Stack] = []
 
-    def make(database_url: str, redis_url: str, **settings: Any) -> Stack:
+    def make(database_url: str, redis_url: str | None, **settings: Any) -> Stack:
         stack = Stack(tmp_path / f"var{len(stacks)}", database_url, redis_url, **settings)
         stacks.append(stack)
         return stack

@@ -52,7 +52,7 @@ class Web:
 class Stack:
     """One installation: its settings, the processes started for it, and its ledger."""
 
-    def __init__(self, folder: Path, database_url: str, redis_url: str, **settings: Any) -> None:
+    def __init__(self, folder: Path, database_url: str, redis_url: str | None, **settings: Any) -> None:
         self.folder = folder
         self.ledger_file = folder / "pictures" / "run.ledger"
         self.ledger_file.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ class Stack:
     @property
     def environment(self) -> dict[str, str]:
         kept = {name: os.environ[name] for name in KEPT if name in os.environ}
-        return kept | {name: str(value) for name, value in self.settings.items()}
+        return kept | {name: str(value) for name, value in self.settings.items() if value is not None}
 
     def start(
         self, *command: str, log_name: str, settings: dict[str, Any] | None = None

@@ -88,6 +88,11 @@ class Registry:
             return False
         return True
 
+    def lock_holder(self, name: str) -> str | None:
+        """Who holds a named lock, or held it last."""
+        query = select(locks.c.holder).where(locks.c.name == name)
+        return self._database.read(lambda on: on.execute(query).scalar_one_or_none())
+
     def unlock(self, name: str, holder: str) -> None:
         statement = delete(locks).where(locks.c.name == name, locks.c.holder == holder)
         self._database.write_one(lambda on: on.execute(statement))

@@ -39,7 +39,7 @@ _LUA = Path(__file__).parent / "lua"
 
 
 def connect(url: str, *, answer_seconds: float = ANSWER_SECONDS) -> redis.Redis:
-    """A client for `redis://`, `rediss://`, `unix://` or `redis+sentinel://host:port,…/service/db`.
+    """A client for `redis://`, `rediss://`, `unix://` or `sentinel://host:port,…/service/db`.
 
     Does not connect. Raises `ValueError` for a URL that names none of them.
     """
@@ -49,8 +49,8 @@ def connect(url: str, *, answer_seconds: float = ANSWER_SECONDS) -> redis.Redis:
         # one fresh try heals a pooled connection that a restart has cut; more would only hide an outage
         "retry": Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
     }
-    if url.startswith("redis+sentinel://"):
-        hosts, _, path = url.removeprefix("redis+sentinel://").partition("/")
+    if url.startswith(("redis+sentinel://", "sentinel://")):
+        hosts, _, path = url.partition("://")[2].partition("/")
         service, _, number = path.partition("/")
         pairs = [(host, int(port or 26379)) for host, _, port in (h.partition(":") for h in hosts.split(","))]
         sentinel: Any = Sentinel(pairs, sentinel_kwargs=options)  # type: ignore[no-untyped-call]
