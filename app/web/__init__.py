@@ -18,13 +18,22 @@ from flask import Flask
 from app.logs import configure_logging
 from app.system import System, build_system
 from app.tasks.queue import utc_now
-from app.web import auth, dashboard, headers, metrics, parts, problems, sessions, streams
-from app.web.admin import admin
-from app.web.api import api
-from app.web.dead_letters import dead_letters
-from app.web.health import health
-from app.web.maintenance import maintenance
-from app.web.uploads import uploads
+from app.web import (
+    admin,
+    api,
+    auth,
+    dashboard,
+    dead_letters,
+    headers,
+    health,
+    maintenance,
+    metrics,
+    parts,
+    problems,
+    sessions,
+    streams,
+    uploads,
+)
 from config import Config
 
 SESSION_LIFETIME = timedelta(hours=12)
@@ -69,7 +78,14 @@ def _register(app: Flask, system: System) -> None:
     sessions.install(app)
     metrics.install(app, system)
     streams.install(app)
-    for blueprint in (api, uploads, health, admin, dead_letters, maintenance):
+    for blueprint in (
+        api.api,
+        uploads.uploads,
+        health.health,
+        admin.admin,
+        dead_letters.dead_letters,
+        maintenance.maintenance,
+    ):
         app.register_blueprint(blueprint)
     if system.tickets is not None:
         dashboard.install(app, system.tickets)

@@ -13,7 +13,7 @@ import redis
 import rq_dashboard
 import rq_dashboard.web
 from flask import Flask, Response, request
-from rq.exceptions import DeserializationError, NoSuchJobError
+from rq.exceptions import DeserializationError, InvalidJobOperation, NoSuchJobError
 from rq.job import requeue_job
 from werkzeug.wrappers import Response as AnyResponse
 
@@ -57,6 +57,8 @@ def _prepare_once() -> None:
     blueprint.after_request(audit)
     blueprint.register_error_handler(redis.RedisError, _redis_failed)
     blueprint.register_error_handler(NoSuchJobError, _no_such_job)
+    for impossible in (InvalidJobOperation, redis.ResponseError):
+        blueprint.register_error_handler(impossible, _not_possible)
     for unreadable in (UnsafeTicket, DeserializationError):
         blueprint.register_error_handler(unreadable, _unreadable)
     rq_dashboard.web.config.serializer = TicketSerializer
@@ -87,6 +89,11 @@ def _redis_failed(_error: redis.RedisError) -> Response:
 
 def _no_such_job(_error: NoSuchJobError) -> Response:
     return answer(Problem(404, "not-found", "Not Found", "Redis holds no such job any more."))
+
+
+def _not_possible(_error: Exception) -> Response:
+    detail = "What Redis holds does not allow this: the queue is empty, or the job is in another state."
+    return answer(Problem(409, "conflict", "Conflict", detail))
 
 
 def _unreadable(_error: Exception) -> Response:
