@@ -23,7 +23,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from app.tasks.errors import DatabaseUnavailable
+from app.tasks.errors import DatabaseUnavailable, SchemaMissing
 from app.tasks.schema import database_now
 
 T = TypeVar("T")
@@ -219,9 +219,21 @@ def _translated(error: Exception) -> Exception:
     if isinstance(error, PoolTimeout):
         return DatabaseUnavailable("no database connection came free within 10 s")
     assert isinstance(error, DBAPIError)
+    if _misses_table(error):
+        return SchemaMissing("the tables are missing: start the web app or the workers once")
     if error.connection_invalidated or isinstance(error, OperationalError | InterfaceError):
         return DatabaseUnavailable(f"the database did not answer: {_first_line(error.orig)}")
     return error
+
+
+def _misses_table(error: DBAPIError) -> bool:
+    original = error.orig
+    arguments = getattr(original, "args", ())
+    return (
+        getattr(original, "sqlstate", None) == "42P01"
+        or bool(arguments and arguments[0] == 1146)
+        or "no such table" in str(original)
+    )
 
 
 def _first_line(error: object) -> str:

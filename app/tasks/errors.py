@@ -12,6 +12,7 @@
     ├── IntakePaused                says until when
     ├── QueueFull
     ├── DatabaseUnavailable
+    │   └── SchemaMissing
     └── RedisUnavailable
 
 A lost race (somebody else claimed, moved or ended the row first) is a return value, not an error.
@@ -119,6 +120,10 @@ class QueueFull(TaskError):
 
 class DatabaseUnavailable(TaskError):
     """The database cannot be reached or did not answer; nothing was half-done."""
+
+
+class SchemaMissing(DatabaseUnavailable):
+    """The database answers, but its tables are not there yet: no entrance has prepared it."""
 
 
 class RedisUnavailable(TaskError):

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from app.tasks.model import Status
+from app.tasks.store.queries import Filter
 from app.tasks.submission import TaskRequest
 from tests.acceptance.conftest import StackMaker
 from tests.acceptance.stack import Stack, Web, alive, children_of
@@ -100,11 +101,13 @@ def test_tasks_of_a_killed_worker_tree_start_again_within_ten_seconds_and_end_on
         process.kill()
     pool.wait()
     killed_at = time.monotonic()
-    interrupted = stack.count(Status.PROCESSING)
-    assert interrupted > 0
+    before = stack.starts()
+    running = stack.system.store.queries.page(Filter(status=Status.PROCESSING))
+    interrupted = [task.task_id for task in running]
+    assert interrupted
     stack.start_pool(workers=2)
     wait_until(
-        lambda: sum(times > 1 for times in stack.starts().values()) >= interrupted,
+        lambda: all(stack.starts()[task_id] > before[task_id] for task_id in interrupted),
         deadline_seconds=30,
         what="the interrupted tasks to start again",
     )

@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection
 
 from app.tasks.database import Database
 from app.tasks.model import (
+    ENDED,
     Cancelled,
     Claim,
     Completed,
@@ -60,7 +61,10 @@ class Settlements:
     def ended_by(self, claim: Claim) -> Status | None:
         """The status, if this claim's attempt has ended it: the read-back after a lost answer to COMMIT."""
         query = select(tasks.c.status).where(
-            tasks.c.id == claim.task_id, tasks.c.attempt == claim.attempt, tasks.c.token.is_(None)
+            tasks.c.id == claim.task_id,
+            tasks.c.attempt == claim.attempt,
+            tasks.c.token.is_(None),
+            tasks.c.status.in_(ENDED),  # a reclaim clears the token too, and ends nothing
         )
         return self._database.read(lambda on: on.execute(query).scalar_one_or_none())
 
