@@ -13,7 +13,7 @@ from app.tasks.migrate import migrate
 from app.tasks.store import Store
 from app.tasks.tickets import RQQueueManager, connect
 from tests.contract.parts import MakeQueue, MakeStore, make_queue_over
-from tests.contract.rows import Rows
+from tests.contract.rows import EFFECTS, Rows
 from tests.servers import MariaDbServer, PostgresServer
 
 KINDS = [
@@ -45,6 +45,7 @@ def _prepared(url: str) -> Iterator[Rows]:
     database = Database(url, pool_size=CONNECTIONS)
     migrate(database)
     rows = Rows(url, database)
+    rows.execute(EFFECTS)
     yield rows
     rows.close()
     database.dispose()

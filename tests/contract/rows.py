@@ -16,7 +16,8 @@ from sqlalchemy import Connection, create_engine, event, text
 
 from app.tasks.database import Database
 
-TABLES = ("tasks", "task_events", "routing", "workers", "locks", "memory")
+EFFECTS = "CREATE TABLE effects (task_id BIGINT NOT NULL)"  # what a handler writes through its connection
+TABLES = ("effects", "tasks", "task_events", "routing", "workers", "locks", "memory")
 RANKS = {"urgent": 0, "high": 1, "normal": 2, "low": 3}
 WAITING = ("QUEUED", "DISPATCHED")
 ENDED = ("COMPLETED", "FAILED", "CANCELLED")
@@ -118,6 +119,10 @@ class Rows:
         if status is None:
             return int(self.scalar("SELECT COUNT(*) FROM tasks"))
         return int(self.scalar("SELECT COUNT(*) FROM tasks WHERE status = :status", status=status))
+
+    def effects(self) -> list[int]:
+        """The ids of the tasks whose handlers' own writes were committed."""
+        return [row.task_id for row in self.execute("SELECT task_id FROM effects ORDER BY task_id")]
 
     def events(self, task_id: int) -> list[str]:
         """The kinds of the task's events, in order."""
