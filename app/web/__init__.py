@@ -6,8 +6,6 @@ database is away.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import secrets
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -28,6 +26,7 @@ from app.web import (
     health,
     maintenance,
     metrics,
+    pages,
     parts,
     problems,
     sessions,
@@ -50,7 +49,7 @@ def build_app(
     """Build the app over `system`, or over a new one from `config`.
 
     Raises `config.ConfigError` for a wrong setting. The entrance calls `system.prepare()` when the database
-    answers, and sets `app.extensions["twintrack.closing"]` when the process shuts down.
+    answers, and sets `app.extensions["stopping"]` when the process shuts down.
     """
     config = system.config if system is not None else config or Config()
     configure_logging(config.LOG_LEVEL, json=config.LOG_JSON)
@@ -85,18 +84,12 @@ def _register(app: Flask, system: System) -> None:
         admin.admin,
         dead_letters.dead_letters,
         maintenance.maintenance,
+        pages.pages,
+        pages.admin_pages,
     ):
         app.register_blueprint(blueprint)
     if system.tickets is not None:
         dashboard.install(app, system.tickets)
-    _register_pages(app)
-
-
-def _register_pages(app: Flask) -> None:
-    if importlib.util.find_spec("app.web.pages"):
-        module = importlib.import_module("app.web.pages")
-        app.register_blueprint(module.pages)
-        app.register_blueprint(module.admin_pages)
 
 
 def _warn_of_missing_tokens(config: Config) -> None:

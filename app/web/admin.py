@@ -14,7 +14,7 @@ from app.tasks.store.registry import WorkerRow
 from app.web import auth, parts
 from app.web.audit import audit
 from app.web.bodies import body_as
-from app.web.health import assess
+from app.web.health import Grade, assess
 from app.web.problems import invalid, refused
 from app.web.schemas import RequestBody
 from app.web.snapshot import Snapshot, redis_key
@@ -26,6 +26,14 @@ admin.after_request(audit)
 
 PriorityWord = Literal["urgent", "high", "normal", "low"]
 Mode = Literal["database", "hybrid", "redis"]
+# What is shown of the rows while nobody can read them.
+_NO_PICTURE: dict[str, Any] = {
+    "workers": [],
+    "queues": {},
+    "processing": None,
+    "fallback_active": None,
+    "redis": None,
+}
 PERCENT_OF_MODE = {"database": 0, "redis": 100}
 
 
@@ -41,14 +49,19 @@ class RoutingBody(RequestBody):
 
 
 @admin.get("/health")
-def health() -> dict[str, Any]:
-    """The whole picture: 200 even if it is bad, so that it can be read; `.status` says how bad."""
+def health() -> tuple[dict[str, Any], int]:
+    """The whole picture; `.status` says how good it is. 503 if it is unhealthy, with what can be seen."""
     system = parts.system()
     graded = assess(system)
+    status = 503 if graded.status is Grade.UNHEALTHY else 200
+    checks = {name: check for name, check in graded.as_json().items() if name != "status"}
+    picture = _picture(system) if graded.database.status is not Grade.UNHEALTHY else _NO_PICTURE
+    return {"status": graded.status, "checks": checks, **picture}, status
+
+
+def _picture(system: System) -> dict[str, Any]:
     seen = Snapshot.take(system)
     return {
-        "status": graded.status,
-        "checks": {name: check for name, check in graded.as_json().items() if name != "status"},
         "workers": [worker_json(worker) for worker in seen.workers],
         "queues": {priority.value: _queue_json(system, seen, priority) for priority in PRIORITIES},
         "processing": seen.total(Status.PROCESSING),

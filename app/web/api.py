@@ -86,7 +86,7 @@ def submit_test_task() -> dict[str, Any]:
 
 
 def _with_key_header(body: TaskBody) -> TaskBody:
-    key = request.headers.get(KEY_HEADER)
+    key = auth.header_text(KEY_HEADER)
     if key is None:
         return body
     if body.idempotency_key not in (None, key):
@@ -145,7 +145,7 @@ def _outcome(answer: Submitted | TaskError | Refused | None) -> str:
 def list_tasks() -> dict[str, Any]:
     """Tasks newest first; `cursor` continues where `next_cursor` of the page before says."""
     given = query("status", "priority", "name", "user_id", "ids", "limit", "cursor")
-    ids = _ids(given.get("ids"))
+    ids = _ids(request.args.get("ids"))
     limit = whole_number(
         "limit",
         given.get("limit"),

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+import structlog
 from flask import current_app, g, redirect, request, session, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
@@ -23,6 +24,8 @@ from app.web import parts
 from app.web.loopback import is_cross_site, is_direct_loopback
 from app.web.problems import Refused, invalid, refused, wants_page
 from config import Config
+
+log = structlog.get_logger(__name__)
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CSRF_HEADER = "X-CSRF-Token"
@@ -154,6 +157,7 @@ def _by_token(authorization: str) -> Caller:
     scheme, _, token = authorization.partition(" ")
     role = role_of_token(token.strip()) if scheme.lower() == "bearer" else None
     if role is None:
+        log.warning("auth.refused", path=request.path, remote=request.remote_addr)
         raise _unauthenticated("The token is not valid.")
     return Caller(role, Means.TOKEN)
 
@@ -169,8 +173,19 @@ def _by_session() -> Caller | None:
     return Caller(role, Means.SESSION)
 
 
+def header_text(name: str) -> str | None:
+    """A header's text. Programs send UTF-8, which the server hands on as if it were Latin-1."""
+    value = request.headers.get(name)
+    if value is None or value.isascii():
+        return value
+    try:
+        return value.encode("latin-1").decode()
+    except UnicodeError:
+        return value
+
+
 def _with_user(who: Caller) -> Caller:
-    user_id = request.headers.get(USER_HEADER)
+    user_id = header_text(USER_HEADER)
     if user_id is None:
         return who
     if not 0 < len(user_id) <= USER_CHARACTERS or not user_id.isprintable():

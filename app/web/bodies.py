@@ -16,6 +16,8 @@ from app.tasks.errors import FieldProblem
 from app.tasks.ids import MAX_ID
 from app.web.problems import invalid, invalid_fields, refused
 
+DEPTH_LIMIT = 100
+
 Body = TypeVar("Body", bound=BaseModel)
 
 _MESSAGES = {"extra_forbidden": "is not a field of this request", "missing": "is required"}
@@ -61,9 +63,28 @@ def json_body(*, optional: bool = False) -> Any:
     if request.mimetype != "application/json" and not request.mimetype.endswith("+json"):
         raise refused(415, "The body must be JSON: send Content-Type: application/json.")
     try:
-        return json.loads(raw, parse_constant=_not_json)
+        value = json.loads(raw, parse_constant=_not_json)
     except (ValueError, RecursionError):
         raise refused(400, "The body is not valid JSON.") from None
+    if raw.count(b"[") + raw.count(b"{") > DEPTH_LIMIT and _is_deeper_than(value, DEPTH_LIMIT):
+        raise refused(400, f"The body is nested more than {DEPTH_LIMIT} levels deep.")
+    return value
+
+
+def _is_deeper_than(value: Any, limit: int) -> bool:
+    """True for a value that nobody could write as JSON again without running out of stack."""
+    level = [value]
+    for _ in range(limit):
+        inner: list[Any] = []
+        for one in level:
+            if isinstance(one, dict):
+                inner.extend(one.values())
+            elif isinstance(one, list):
+                inner.extend(one)
+        level = inner
+        if not level:
+            return False
+    return True
 
 
 def _not_json(word: str) -> NoReturn:

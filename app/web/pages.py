@@ -217,7 +217,7 @@ def _endpoints(rules: Iterable[Any]) -> list[dict[str, str]]:
         if rule.endpoint.startswith("rq_dashboard"):
             continue
         view = current_app.view_functions[rule.endpoint]
-        sentence = (view.__doc__ or "").strip().partition("\n")[0]
+        sentence = (view.__doc__ or "").strip().partition("\n")[0].replace("`", "")
         rows += [
             {"method": method, "path": rule.rule, "does": sentence}
             for method in sorted(rule.methods - {"HEAD", "OPTIONS"})

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from app.tasks.store import Store
 
 SYSTEM = "twintrack"
-CLOSING = "twintrack.closing"
+CLOSING = "stopping"
 CLOCK = "twintrack.clock"
 
 
 def install(app: Flask, system: System, clock: Callable[[], datetime]) -> None:
-    """Fill the slots. An entrance sets `app.extensions["twintrack.closing"]` when the process shuts down."""
+    """Fill the slots. An entrance sets `app.extensions["stopping"]` when the process shuts down."""
     app.extensions[SYSTEM] = system
     app.extensions[CLOSING] = threading.Event()
     app.extensions[CLOCK] = clock

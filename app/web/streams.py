@@ -24,7 +24,8 @@ from app.web.representation import track_of
 from app.web.times import iso
 
 SLOT = "twintrack.streams"
-STREAM_LIMIT = 50
+# Each holds a thread: well below those that the server has, so that other requests find one.
+STREAM_LIMIT = 20
 RECONNECT_MILLISECONDS = 3000
 SLOWER = 1.25
 

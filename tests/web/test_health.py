@@ -72,6 +72,14 @@ def test_without_a_database_the_system_is_unhealthy_but_the_process_lives(make_a
     assert ready.headers["Retry-After"]
 
 
+def test_the_operator_sees_what_can_be_seen_without_a_database(make_app: MakeApp, redis_url: str) -> None:
+    app = make_app(prepare=False, DATABASE_URL=DEAD_DATABASE, RQ_REDIS_URL=redis_url)
+    answer = app.test_client().get("/admin/rq/health")
+    body = answer.get_json()
+    assert (answer.status_code, body["status"], body["workers"]) == (503, "unhealthy", [])
+    assert (body["checks"]["database"]["status"], body["checks"]["redis"]["status"]) == ("unhealthy", "ok")
+
+
 def test_ready_waits_for_the_tables(make_app: MakeApp) -> None:
     app = make_app(prepare=False)
     client = app.test_client()

@@ -57,6 +57,13 @@ def test_requests_are_timed_by_their_view_and_not_by_their_path(local: FlaskClie
     assert seen['twintrack_http_request_seconds_count{endpoint="none",method="GET",status="404"}'] == 1
 
 
+def test_a_caller_cannot_make_series_at_will(local: FlaskClient) -> None:
+    for method in ("BREW", "PROPFIND"):
+        local.open("/api/tasks", method=method)
+    shown = [name for name in samples(local) if "http_request_seconds_count" in name]
+    assert shown == ['twintrack_http_request_seconds_count{endpoint="none",method="other",status="405"}']
+
+
 def test_an_outage_of_redis_is_a_figure(make_app: MakeApp, private_redis: RedisServer) -> None:
     client = make_app(RQ_REDIS_URL=private_redis.url).test_client()
     private_redis.kill9()

@@ -93,7 +93,6 @@ def test_every_address_answers_503_without_a_database(make_app: MakeApp) -> None
     for path in (
         "/api/tasks",
         "/api/tasks/1",
-        "/admin/rq/health",
         "/admin/rq/stats",
         "/admin/maintenance/status",
     ):

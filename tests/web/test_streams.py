@@ -90,7 +90,7 @@ def test_the_stream_of_a_purged_task_ends(local_app: Flask, local: FlaskClient) 
 def test_streams_end_when_the_process_shuts_down(local_app: Flask, local: FlaskClient) -> None:
     told = listen(local, submit(local))
     next(told), next(told)
-    local_app.extensions["twintrack.closing"].set()
+    local_app.extensions["stopping"].set()
     assert list(told) == []
 
 
@@ -182,7 +182,7 @@ def address(local_app: Flask) -> Iterator[tuple[str, int]]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield "127.0.0.1", server.server_port
-    local_app.extensions["twintrack.closing"].set()
+    local_app.extensions["stopping"].set()
     server.shutdown()
     thread.join()
     server.server_close()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
 
 from app.tasks.model import PRIORITIES
 from tests.servers import RedisServer
@@ -133,6 +136,18 @@ def test_an_unknown_priority_becomes_the_fallback_where_one_is_set(make_app: Mak
 def test_what_is_no_json_object_is_400(local: FlaskClient, raw: str) -> None:
     answer = local.post("/api/tasks", data=raw, content_type="application/json")
     assert (answer.status_code, answer.mimetype) == (400, "application/problem+json")
+
+
+@pytest.mark.parametrize("brackets", ["[]", "{}"])
+def test_what_is_nested_too_deep_to_be_shown_again_is_400(local: FlaskClient, brackets: str) -> None:
+    opening = '{"a":' if brackets == "{}" else "["
+    closing = brackets[1]
+    for depth, status in ((95, 202), (100, 400), (300, 400), (50_000, 400)):
+        payload = opening * depth + "1" + closing * depth
+        body = f'{{"name": "test.echo", "payload": {payload}}}'
+        answer = local.post("/api/tasks", data=body, content_type="application/json")
+        assert answer.status_code == status, depth
+    assert len(local.get("/api/tasks").get_json()["tasks"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -352,6 +367,30 @@ def test_a_header_and_a_body_that_name_two_users_are_refused(client: FlaskClient
         headers={**SUBMITTER, "X-User-Id": "ada"},
     )
     assert (answer.status_code, list(fields_of(answer))) == (400, ["user_id"])
+
+
+def test_a_user_is_the_same_in_the_header_and_in_the_body(client: FlaskClient) -> None:
+    headers = {**SUBMITTER, "X-User-Id": "Zoë".encode().decode("latin-1")}
+    submit(client, headers=SUBMITTER, user_id="Zoë")
+    submit(client, headers=headers, user_id="Zoë")
+    assert len(client.get("/api/tasks", headers=headers).get_json()["tasks"]) == 2
+
+
+def test_of_many_submissions_at_once_one_is_the_users_active_task(make_app: MakeApp) -> None:
+    app = make_app(MAX_ACTIVE_TASKS_PER_USER=1)
+    start = threading.Barrier(16)
+
+    def one() -> TestResponse:
+        start.wait()
+        return app.test_client().post("/api/tasks", json={"name": "test.noop", "user_id": "ada"})
+
+    with ThreadPoolExecutor(16) as threads:
+        answers = [future.result() for future in [threads.submit(one) for _ in range(16)]]
+    accepted = [answer.get_json()["id"] for answer in answers if answer.status_code == 202]
+    assert sorted(answer.status_code for answer in answers) == [202, *[409] * 15]
+    assert {answer.get_json()["active_task_id"] for answer in answers if answer.status_code == 409} == {
+        *accepted
+    }
 
 
 @pytest.mark.parametrize("user_id", ["", "a" * 129, "a\tb"])
