@@ -17,7 +17,7 @@ from app.tasks.errors import TaskNotFound, WrongState
 from app.tasks.ids import first_id_of
 from app.tasks.model import PRIORITIES, WAITING, Moved, OnLost, Priority, Status
 from app.tasks.routing import Intake, Route
-from app.tasks.schema import AnyRow, bucket_of, database_now, tasks
+from app.tasks.schema import AnyRow, bucket_of, database_now, task_events, tasks
 from app.tasks.store import events
 from app.tasks.store.placing import FRESH, OVER, PLACED_COLUMNS, moved, place
 from app.tasks.store.routing import hold_routing
@@ -240,6 +240,7 @@ class Moves:
             ids = list(on.execute(query.with_for_update(skip_locked=True)).scalars())
             if ids:
                 on.execute(tasks.delete().where(tasks.c.id.in_(ids)))
+                on.execute(task_events.delete().where(task_events.c.task_id.in_(ids)))
             return len(ids)
 
         return self._database.run(work)
