@@ -267,7 +267,7 @@ def test_a_poller_with_stale_rules_obeys_a_pause_at_once(
     assert queued(store) == []
 
 
-# --- keeping a claim -----------------------------------------------------------------------------------------
+# --- keeping a claim ----------------------------------------------------------------------------------
 
 
 def test_a_renewal_names_tasks_and_leaves_others_of_the_same_batch_alone(store: Store, rows: Rows) -> None:

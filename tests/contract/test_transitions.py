@@ -270,7 +270,9 @@ def test_a_verb_moves_its_own_statuses_and_leaves_all_others(name: str, store: S
     case = CASES[name]
     store.routing.change(redis_percent=case.redis_percent)
     for status in Status:
-        given = {key: rows.at(-5) if value == "past" else value for key, value in case.given.items()}
+        given: dict[str, Any] = {
+            key: rows.at(-5) if value == "past" else value for key, value in case.given.items()
+        }
         if status.value in ENDED:
             given.pop("active_key", None)
         elif "active_key" in given:
