@@ -12,7 +12,6 @@ from enum import StrEnum
 from typing import Any
 
 from flask import Blueprint, current_app
-from sqlalchemy.exc import ProgrammingError
 
 from app.system import System
 from app.tasks.errors import DatabaseUnavailable
@@ -96,7 +95,7 @@ def assess(system: System) -> Health:
     try:
         rules = system.store.routing.refresh()
         alive = len(system.store.registry.workers())
-    except (DatabaseUnavailable, ProgrammingError):
+    except DatabaseUnavailable:
         gone = Check(Grade.UNHEALTHY, "The database does not answer")
         return Health(gone, _redis(system, fallback=False), Check(Grade.DEGRADED, "Unknown"))
     fallback = any(route.fallback for route in rules.values())

@@ -14,7 +14,6 @@ from typing import Any
 import structlog
 from flask import Flask, Response, g, json, render_template, request
 from jinja2 import TemplateError
-from sqlalchemy.exc import ProgrammingError
 from werkzeug.exceptions import HTTPException
 
 from app.tasks.database import CommitUnknown
@@ -173,7 +172,6 @@ def install(app: Flask) -> None:
     """Register the handlers of every error that can leave a view."""
     app.register_error_handler(Refused, lambda error: answer(error.problem))
     app.register_error_handler(TaskError, lambda error: answer(_logged(error)))
-    app.register_error_handler(ProgrammingError, _statement_failed)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected)
 
@@ -230,22 +228,6 @@ def _logged(error: TaskError) -> Problem:
     return problem
 
 
-def _statement_failed(error: ProgrammingError) -> Response:
-    # MySQL and PostgreSQL say "no such table" this way: is the schema not there yet, or is it our mistake?
-    if not pending(parts.store().database):
-        return _unexpected(error)
-    log.warning("request.failed", kind="schema-not-ready", reason=type(error.orig).__name__)
-    return answer(
-        Problem(
-            503,
-            "schema-not-ready",
-            "The database is not prepared",
-            "The database is not prepared for this version yet. Try again.",
-            retry_after_seconds=RETRY_SECONDS,
-        )
-    )
-
-
 def _http_error(error: HTTPException) -> Any:
     if error.response is not None or error.code is None or error.code < HTTPStatus.BAD_REQUEST:
         return error
@@ -255,9 +237,20 @@ def _http_error(error: HTTPException) -> Any:
 
 
 def _unexpected(error: Exception) -> Response:
+    if _tables_are_missing():
+        log.warning("request.failed", kind="schema-not-ready", reason=type(error).__name__)
+        return answer(_NOT_PREPARED)
     log.error("request.crashed", method=request.method, endpoint=request.endpoint, exc_info=error)
     word, title = _words_of(500)
     return answer(Problem(500, word, title, _DETAILS[500]))
+
+
+def _tables_are_missing() -> bool:
+    """MySQL and PostgreSQL call a missing table a wrong statement: is it that, or our mistake?"""
+    try:
+        return bool(pending(parts.store().database))
+    except TaskError:
+        return False
 
 
 def _words_of(status: int) -> tuple[str, str]:
@@ -272,3 +265,10 @@ _DETAILS = {
     413: "The body is larger than this address takes.",
     500: "Something unexpected happened. The log says more under this request id.",
 }
+_NOT_PREPARED = Problem(
+    503,
+    "schema-not-ready",
+    "The database is not prepared",
+    "The database is not prepared for this version yet. Try again.",
+    retry_after_seconds=RETRY_SECONDS,
+)
