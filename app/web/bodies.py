@@ -55,7 +55,7 @@ def _sentence(message: str) -> str:
 
 def json_body(*, optional: bool = False) -> Any:
     """The decoded body. Raises 400, 413, 415."""
-    raw = request.get_data(cache=False)
+    raw = _raw_body()
     if not raw:
         if optional:
             return {}
@@ -69,6 +69,15 @@ def json_body(*, optional: bool = False) -> Any:
     if raw.count(b"[") + raw.count(b"{") > DEPTH_LIMIT and _is_deeper_than(value, DEPTH_LIMIT):
         raise refused(400, f"The body is nested more than {DEPTH_LIMIT} levels deep.")
     return value
+
+
+def _raw_body() -> bytes:
+    raw = request.get_data(cache=False)
+    limit = request.max_content_length
+    # A body that came without its length is cut off at the limit, without a word.
+    if request.content_length is None and limit is not None and len(raw) >= limit:
+        raise refused(413, f"The body is larger than {limit} bytes.")
+    return raw
 
 
 def _is_deeper_than(value: Any, limit: int) -> bool:

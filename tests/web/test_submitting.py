@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -179,12 +180,24 @@ def test_a_payload_at_the_limit_fits_however_it_is_escaped(make_app: MakeApp) ->
 
 
 @pytest.mark.parametrize("announced", [True, False])
-def test_a_body_beyond_every_limit_is_413_before_it_is_read(make_app: MakeApp, announced: bool) -> None:
+def test_a_body_beyond_every_limit_is_413(make_app: MakeApp, announced: bool) -> None:
     client = make_app(TASK_PAYLOAD_LIMIT_BYTES=100).test_client()
     body = json.dumps({"name": "test.echo", "payload": "x" * 200_000}).encode()
-    options: dict[str, Any] = {} if announced else {"environ_overrides": {"wsgi.input_terminated": True}}
-    answer = client.post("/api/tasks", data=body, content_type="application/json", **options)
+    sent: dict[str, Any] = {"data": body}
+    if not announced:  # in chunks, as a server hands them on
+        sent = {"input_stream": io.BytesIO(body), "environ_overrides": {"wsgi.input_terminated": True}}
+    answer = client.post("/api/tasks", content_type="application/json", **sent)
     assert (answer.status_code, answer.mimetype) == (413, "application/problem+json")
+
+
+def test_a_body_in_chunks_is_taken(local: FlaskClient) -> None:
+    answer = local.post(
+        "/api/tasks",
+        input_stream=io.BytesIO(b'{"name": "test.noop"}'),
+        content_type="application/json",
+        environ_overrides={"wsgi.input_terminated": True},
+    )
+    assert answer.status_code == 202
 
 
 # --- once and only once ---------------------------------------------------------------------------
