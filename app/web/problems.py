@@ -7,7 +7,7 @@ unexpected exception said goes to the log, under the request id that the answer 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
 
@@ -217,8 +217,7 @@ def wants_page() -> bool:
 def _with_request_id(problem: Problem) -> Problem:
     if problem.status != HTTPStatus.INTERNAL_SERVER_ERROR:
         return problem
-    more = {**problem.more, "request_id": g.get("request_id")}
-    return Problem(problem.status, problem.kind, problem.title, problem.detail, problem.errors, more)
+    return replace(problem, more={**problem.more, "request_id": g.get("request_id")})
 
 
 def _logged(error: TaskError) -> Problem:

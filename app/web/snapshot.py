@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from app.system import System
 from app.tasks.errors import RedisUnavailable
-from app.tasks.model import PRIORITIES, Priority, Status
+from app.tasks.model import Priority, Status
 from app.tasks.routing import Routing
 from app.tasks.store.registry import WorkerRow
 
@@ -28,12 +28,11 @@ class Snapshot:
     @classmethod
     def take(cls, system: System) -> Snapshot:
         """Read everything once: four statements and one round trip. Raises `DatabaseUnavailable`."""
-        tickets = ticket_counts(system)
         return cls(
             counts=system.store.queries.counts(),
             routing=system.store.routing.refresh(),
             workers=system.store.registry.workers(),
-            tickets=tickets,
+            tickets=ticket_counts(system),
             oldest_waiting_seconds=system.store.queries.oldest_waiting_seconds(READY),
             redis_away_seconds=system.tickets.health.away_seconds if system.tickets else 0.0,
         )
@@ -59,6 +58,3 @@ def ticket_counts(system: System) -> dict[Priority, int] | None:
 def redis_key(system: System, priority: Priority) -> str | None:
     """The list that `redis-cli llen` takes; None in database mode."""
     return system.tickets.queue_key(priority) if system.tickets else None
-
-
-__all__ = ["PRIORITIES", "READY", "Snapshot", "redis_key", "ticket_counts"]
