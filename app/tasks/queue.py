@@ -16,6 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from app.tasks.after_commit import push_after_commit
 from app.tasks.database import CommitUnknown
 from app.tasks.errors import (
+    DatabaseUnavailable,
     IdempotencyConflict,
     IntakePaused,
     QueueFull,
@@ -119,12 +120,7 @@ class TaskQueue:
         slots = self._slots(new)
         for _ in range(TRIES):
             placement = self._placement(new, rules[new.priority], slots[0] if slots else None)
-            try:
-                refusal = self.store.submissions.insert(new, placement, connection)
-            except CommitUnknown:
-                if new.task_id not in self.store.submissions.stored([new.task_id]):
-                    raise
-                refusal = None
+            refusal = self._insert_placed(new, placement, connection)
             match refusal:
                 case None:
                     return Submitted(new.task_id, placement.status, new.priority)
@@ -140,6 +136,24 @@ class TaskQueue:
                     self._ids.renew_node()
                     new = replace(new, task_id=self._ids.next())
         raise TaskError("the submission met other changes again and again; nothing was stored, try again")
+
+    def _insert_placed(
+        self, new: NewTask, placement: Placement, connection: Connection | None
+    ) -> Refusal | None:
+        """As the store's insert. A lost answer is read back, and what did not arrive is sent again under the
+        same id: whichever of the tries was stored, it is one row."""
+        unanswered = False
+        for _ in range(TRIES):
+            try:
+                refusal = self.store.submissions.insert(new, placement, connection)
+            except CommitUnknown:
+                unanswered = True
+            else:
+                if not unanswered or refusal is not Refusal.ID_EXISTS:
+                    return refusal
+            if self.store.submissions.stored([new.task_id]):
+                return None
+        raise DatabaseUnavailable("the database broke every connection before it answered")
 
     def _insert_bulk(self, bulk: Sequence[tuple[int, NewTask]]) -> list[tuple[int, Submitted | TaskError]]:
         if not bulk:
