@@ -159,15 +159,20 @@ class TaskQueue:
         if not bulk:
             return []
 
-        def work(on: Connection) -> list[tuple[int, NewTask, Placement | IntakePaused]]:
+        placed: list[tuple[int, NewTask, Placement | IntakePaused]] = []
+
+        def work(on: Connection) -> None:
             rules, now = self.store.submissions.hold_routing(on, {new.priority for _, new in bulk})
-            placed = [(at, new, self._try_placement(new, rules[new.priority])) for at, new in bulk]
+            placed[:] = [(at, new, self._try_placement(new, rules[new.priority])) for at, new in bulk]
             good = [(new, where) for _, new, where in placed if isinstance(where, Placement)]
             self.store.submissions.insert_many(good, on, now)
-            return placed
 
         try:
-            placed = self.store.database.run(work)
+            self.store.database.run(work)
+        except CommitUnknown:
+            wanted = [new.task_id for _, new, where in placed if isinstance(where, Placement)]
+            if not self.store.submissions.stored(wanted[:1]):  # one transaction: one row tells of all
+                raise
         except IntegrityError:  # two processes drew one node and met in a millisecond: one by one finds out
             return [(at, self._submit_checked(new)) for at, new in bulk]
         answers: list[tuple[int, Submitted | TaskError]] = []
@@ -342,20 +347,20 @@ class TaskQueue:
 
     # --- tickets ------------------------------------------------------------------------------------
 
-    def push(self, tickets: list[Ticket]) -> None:
-        """Push tickets of committed rows. Never raises: what cannot be pushed now, the sweeper pushes."""
+    def push(self, tickets: list[Ticket], *, front: bool = False) -> None:
+        """Push tickets of committed rows, `front` before all that wait. Never raises: what cannot be pushed now, the sweeper pushes."""
         if not tickets:
             return
         if self.tickets is None or not self.tickets.health.worth_a_try:
             log.debug("tickets.left_to_sweeper", count=len(tickets))
             return
         try:
-            self.tickets.push(tickets)
+            self.tickets.push(tickets, front=front)
         except RedisUnavailable as error:
             log.warning("tickets.left_to_sweeper", count=len(tickets), reason=str(error))
 
-    def push_moved(self, moves: Iterable[Moved]) -> None:
-        self.push([move.ticket for move in moves if move.ticket is not None])
+    def push_moved(self, moves: Iterable[Moved], *, front: bool = False) -> None:
+        self.push([move.ticket for move in moves if move.ticket is not None], front=front)
 
     def _withdraw(self, ticket: Ticket) -> None:
         """Take a ticket that became stale out of its queue, so that `LLEN` tells the truth at once."""
