@@ -18,6 +18,8 @@ _AWAY = (
     redis.exceptions.ReadOnlyError,
     redis.exceptions.ClusterDownError,
 )
+# The server lives, but refuses every write: to us that is the same.
+_WRITES_REFUSED = ("MISCONF", "NOREPLICAS")
 
 
 class RedisHealth:
@@ -49,12 +51,19 @@ class RedisHealth:
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """Count the outcome of the calls inside. Raises `RedisUnavailable` for an unreachable server."""
+        """Count the outcome of the calls inside. Raises `RedisUnavailable`, and nothing of the driver: for an
+        unreachable server, and for one that refuses a call, which is no outage."""
         try:
             yield
         except _AWAY as error:
             self.failed()
             raise RedisUnavailable(f"Redis did not answer: {type(error).__name__}") from error
+        except redis.exceptions.OutOfMemoryError as error:
+            self.answered()
+            raise RedisUnavailable("Redis is out of memory") from error
+        except redis.RedisError as error:
+            self.failed() if str(error).startswith(_WRITES_REFUSED) else self.answered()
+            raise RedisUnavailable(f"Redis refused: {str(error)[:200]}") from error
         else:
             self.answered()
 

@@ -253,13 +253,8 @@ class RQQueueManager:
             removed += len(ids)
 
     def _call(self, script: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
-        try:
-            with self.health.watch():
-                return self._scripts[script](keys=list(keys), args=list(arguments))
-        except redis.exceptions.ResponseError as error:
-            if "OOM" in str(error):
-                raise RedisUnavailable("Redis is out of memory") from error
-            raise
+        with self.health.watch():
+            return self._scripts[script](keys=list(keys), args=list(arguments))
 
 
 def _incarnation(*parts: bytes | str) -> int:
