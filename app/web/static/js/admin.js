@@ -35,9 +35,9 @@ function queueRow(name) {
     const verb = row.paused ? "resume" : "pause";
     act(byId("queues-error"), () => call("POST", `/admin/rq/queues/${name}/${verb}`), `${name}: ${verb}d`);
   });
-  const clear = el("button", { type: "button", class: "small danger", onclick: () => clearQueue(name, row) }, "Cancel all…");
+  const clear = el("button", { type: "button", class: "small quiet danger", onclick: () => clearQueue(name, row) }, "Cancel all…");
   row.clear = clear;
-  byId("queues").append(el("tr", {}, el("th", { scope: "row" }, el("span", { class: "queue-name" }, name)), row.key, Object.values(cells), row.state, el("td", {}, el("div", { class: "buttons" }, row.switch, clear))));
+  byId("queues").append(el("tr", {}, el("th", { scope: "row" }, el("span", { class: "queue-name" }, name)), row.state, el("td", {}, row.switch), Object.values(cells), row.key, el("td", {}, clear)));
   return row;
 }
 

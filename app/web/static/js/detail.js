@@ -97,14 +97,18 @@ export class DetailPanel {
   }
 
   progressPart(task) {
-    this.bar.set(task.progress.percent);
-    this.step.textContent = `${task.progress.percent} %${task.progress.step ? ` · ${task.progress.step}` : ""}`;
+    this.setProgress(task.progress);
     return task.status === "PROCESSING" ? el("div", { class: "sheet-progress" }, this.bar.element, this.step) : null;
+  }
+
+  setProgress({ percent, step }) {
+    this.bar.set(percent);
+    this.step.textContent = `${percent} %${step ? ` · ${step}` : ""}`;
   }
 
   showProgress(progress) {
     this.task = { ...this.task, progress };
-    this.progressPart(this.task);
+    this.setProgress(progress);
     this.tick();
   }
 

@@ -2,11 +2,12 @@
 
 import { el, fill, icon } from "./dom.js";
 
-/** The result of a task: a described picture as a picture, anything else as JSON. Null: there is none. */
-export function resultView(task) {
+/** The result of a task: a described picture as a picture, anything else as JSON, or, where there is little
+ * room, as one line if it fits. Null: there is none. */
+export function resultView(task, { brief = false } = {}) {
   if (task.result == null) return null;
   if (isDescription(task.result)) return descriptionView(task);
-  return jsonView(task.result);
+  return (brief && lineView(task.result)) || jsonView(task.result);
 }
 
 /** The picture that a task was given; null if it was given none that the server can show. */
@@ -40,6 +41,16 @@ export function copyButton(text, label) {
   return button;
 }
 
+const LINE_CHARACTERS = 90;
+
+/** A small flat result in words; null if it is not small and flat. */
+function lineView(result) {
+  const entries = typeof result === "object" ? Object.entries(result) : [["result", result]];
+  if (!entries.length || entries.some(([, value]) => typeof value === "object")) return null;
+  const text = entries.map(([key, value]) => `${key.replaceAll("_", " ")}: ${value}`).join(" · ");
+  return text.length <= LINE_CHARACTERS ? el("p", { class: "result-line" }, text) : null;
+}
+
 const isDescription = (result) => typeof result === "object" && typeof result.alt_text === "string" && typeof result.facts === "object";
 
 function descriptionView(task) {
@@ -63,7 +74,7 @@ function swatches(colours) {
 }
 
 function factsLine(facts) {
-  const parts = [`${facts.width} × ${facts.height}`, facts.format, facts.orientation, facts.brightness && `${facts.brightness.word} light`, facts.contrast && `${facts.contrast.word} contrast`, facts.exif?.camera];
+  const parts = [`${facts.width} × ${facts.height}`, facts.format, facts.orientation, facts.brightness && `brightness ${facts.brightness.word}`, facts.contrast && `contrast ${facts.contrast.word}`, facts.exif?.camera];
   return parts.filter(Boolean).join(" · ");
 }
 

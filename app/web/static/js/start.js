@@ -70,8 +70,14 @@ async function sendPicture(file, { yours, priority, uploadLimitBytes }) {
     yours.add(accepted, { title: file.name });
     announce(`${file.name} was accepted as ${priority}`);
   } catch (problem) {
-    card.refuse(problem.detail || problem.title);
+    card.refuse(refusal(file, problem));
   }
+}
+
+/** The API's words about the field `file`, made a sentence about this one. */
+function refusal(file, problem) {
+  const aboutFile = problem.errors?.find((one) => one.field === "file");
+  return aboutFile ? `${file.name} ${aboutFile.message}.` : problem.detail || problem.title;
 }
 
 async function sendSample(button, { priority, times, yours, soon, problem }) {

@@ -139,7 +139,7 @@ class Card {
   }
 
   showOutcome(task) {
-    const result = task.status === "COMPLETED" ? resultView(task) : null;
+    const result = task.status === "COMPLETED" ? resultView(task, { brief: true }) : null;
     const described = result?.classList.contains("described");
     fill(this.outcome, outcomeView(task), result);
     const picture = described ? null : pictureOf(task);
