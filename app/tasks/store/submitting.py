@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import bindparam, insert, select
+from sqlalchemy import bindparam, case, insert, select
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from sqlalchemy.engine import Connection
@@ -171,8 +171,10 @@ def _values(new: NewTask, placement: Placement) -> dict[str, Any]:
 def _guarded_insert(kind: str) -> Any:
     """INSERT … SELECT <values> FROM routing WHERE version is the known one, under a shared lock."""
     given = [bindparam(f"new_{name}", type_=tasks.c[name].type).label(name) for name in _GIVEN]
+    waits = bindparam("new_status", type_=tasks.c.status.type) != Status.SCHEDULED
+    since = case((waits, database_now())).label("waiting_since")
     source = (
-        select(*given, database_now().label("created_at"), database_now().label("waiting_since"))
+        select(*given, database_now().label("created_at"), since)
         .where(
             routing.c.priority == bindparam("new_priority", type_=tasks.c.priority.type),
             routing.c.version == bindparam("version"),
