@@ -1,0 +1,127 @@
+"""Many submissions in one call: each has its own answer, and all of them obey one set of rules."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from app.tasks.errors import (
+    IdempotencyConflict,
+    IntakePaused,
+    InvalidTask,
+    PayloadTooLarge,
+    TaskError,
+    UnknownPriority,
+    UnknownTaskName,
+    UserLimitReached,
+)
+from app.tasks.ids import IdSource, bucket_of
+from app.tasks.model import PRIORITIES, Priority, Status, Submitted
+from app.tasks.routing import Intake
+from app.tasks.store import Store
+from app.tasks.submission import TaskRequest
+from app.tasks.tickets import RQQueueManager
+from tests.contract.parts import InBackground, MakeQueue, request
+from tests.contract.rows import Rows
+
+
+def ids_of(answers: list[Submitted | TaskError]) -> list[int]:
+    assert all(isinstance(answer, Submitted) for answer in answers), answers
+    return [answer.task_id for answer in answers if isinstance(answer, Submitted)]
+
+
+def test_each_request_has_its_own_answer_in_its_own_place(rows: Rows, make_queue: MakeQueue) -> None:
+    queue = make_queue(active_tasks_per_user=1, payload_limit_bytes=50)
+    wishes: list[tuple[TaskRequest, type[Submitted] | type[TaskError]]] = [
+        (request(), Submitted),
+        (request(name="no such task"), UnknownTaskName),
+        (request(idempotency_key="k"), Submitted),
+        (request(priority="soon"), UnknownPriority),
+        (request(idempotency_key="k"), Submitted),
+        (request(idempotency_key="k", payload={"other": 1}), IdempotencyConflict),
+        (request(user_id="ann"), Submitted),
+        (request(user_id="ann"), UserLimitReached),
+        (request(payload={"text": "x" * 100}), PayloadTooLarge),
+        (request(max_retries=-1), InvalidTask),
+        (request(priority="low"), Submitted),
+    ]
+    answers = queue.submit_many([wish for wish, _ in wishes])
+    assert [type(answer) for answer in answers] == [kind for _, kind in wishes]
+    made = [answer for answer in answers if isinstance(answer, Submitted) and answer.created]
+    assert sorted(rows.all()) == sorted(answer.task_id for answer in made)
+    assert len(made) == 4
+    assert rows.row(made[-1].task_id)["priority"] == 3
+
+
+def test_an_empty_call_has_an_empty_answer(make_queue: MakeQueue) -> None:
+    assert make_queue().submit_many([]) == []
+
+
+def test_all_rows_go_by_their_share_and_all_tickets_follow_in_order(
+    store: Store, rows: Rows, make_queue: MakeQueue, tickets: RQQueueManager, raw: Any
+) -> None:
+    store.routing.change(redis_percent=40)
+    queue = make_queue(tickets)
+    answers = queue.submit_many([request(priority=PRIORITIES[n % 2], payload=n) for n in range(1200)])
+    ids = ids_of(answers)
+    assert ids == sorted(ids)
+    after = rows.all()
+    assert [after[task_id]["payload"] for task_id in ids] == [str(n) for n in range(1200)]
+    for priority in (Priority.URGENT, Priority.HIGH):
+        mine = [task_id for n, task_id in enumerate(ids) if PRIORITIES[n % 2] is priority]
+        dispatched = [task_id for task_id in mine if bucket_of(task_id) < 40]
+        assert [i for i in mine if after[i]["status"] == "DISPATCHED"] == dispatched
+        assert raw.lrange(f"rq:queue:{priority}", 0, -1) == [f"t{task_id}-e1" for task_id in dispatched]
+    assert 400 < rows.count("DISPATCHED") < 560
+
+
+def test_a_bulk_row_is_like_one_that_was_submitted_alone(rows: Rows, make_queue: MakeQueue) -> None:
+    queue = make_queue()
+    later = datetime.now(UTC) + timedelta(hours=1)
+    for wish in (request(user_id="ann", max_retries=2, timeout_seconds=9), request(run_at=later)):
+        alone = rows.row(queue.submit(wish).task_id)
+        (in_bulk,) = ids_of(queue.submit_many([wish]))
+        bulk = rows.row(in_bulk)
+        clocks = ("id", "created_at", "waiting_since")
+        assert {k: v for k, v in bulk.items() if k not in clocks} == {
+            k: v for k, v in alone.items() if k not in clocks
+        }
+        assert (bulk["waiting_since"] is None) == (bulk["status"] == "SCHEDULED")
+        assert (alone["waiting_since"] is None) == (alone["status"] == "SCHEDULED")
+
+
+def test_a_pause_of_one_priority_refuses_only_its_requests(
+    store: Store, rows: Rows, make_queue: MakeQueue
+) -> None:
+    store.routing.change([Priority.LOW], intake=Intake.REFUSE)
+    store.routing.change([Priority.HIGH], intake=Intake.HOLD)
+    answers = make_queue().submit_many([request(priority=p) for p in ("low", "high", "urgent")])
+    assert isinstance(answers[0], IntakePaused)
+    assert [a.status for a in answers if isinstance(a, Submitted)] == [Status.SCHEDULED, Status.DISPATCHED]
+    assert rows.count() == 2
+
+
+def test_a_bulk_that_meets_an_id_of_another_process_still_stores_everything(
+    rows: Rows, make_queue: MakeQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = rows.put("COMPLETED")
+    ids = iter([91_000, taken, 91_001, 91_002])
+    monkeypatch.setattr(IdSource, "next", lambda self: next(ids))
+    answers = make_queue().submit_many([request(), request(), request()])
+    assert ids_of(answers) == [91_000, 91_002, 91_001]
+    assert rows.count() == 4
+
+
+def test_a_bulk_waits_for_a_flip_in_flight_and_then_obeys_it(
+    store: Store, rows: Rows, make_queue: MakeQueue
+) -> None:
+    queue = make_queue()
+    queue.store.routing.current()
+    flip = "UPDATE routing SET redis_percent = 0, version = version + 1"
+    with rows.holding(flip):
+        bulk = InBackground(lambda: queue.submit_many([request() for _ in range(20)]))
+        bulk.must_wait(rows)
+    ids_of(bulk.answer())
+    assert (rows.count("QUEUED"), rows.count("DISPATCHED")) == (20, 0)
