@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import delete, insert, select, update
-from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from app.tasks.database import Database
@@ -103,11 +102,14 @@ class Registry:
         return self._database.read(lambda on: on.execute(query).scalar_one_or_none())
 
     def remember(self, name: str, value: str) -> None:
-        def work(on: Connection) -> None:
-            on.execute(delete(memory).where(memory.c.name == name))
-            on.execute(insert(memory).values(name=name, value=value))
-
-        self._database.run(work)
+        change = update(memory).where(memory.c.name == name).values(value=value)
+        first = insert(memory).values(name=name, value=value)
+        if self._database.write_one(lambda on: on.execute(change).rowcount):
+            return
+        try:
+            self._database.write_one(lambda on: on.execute(first))
+        except IntegrityError:  # another process that starts at the same time was first
+            self._database.write_one(lambda on: on.execute(change))
 
 
 def _worker(row: Any) -> WorkerRow:
