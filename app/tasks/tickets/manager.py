@@ -33,6 +33,7 @@ PUSH_CHUNK = 500
 KEEP_SECONDS = 500
 KEPT_ENTRIES = 1000
 KEEP_FOREIGN_SECONDS = 365 * 86_400  # as RQ keeps failed jobs
+KEEP_TAKEN_SECONDS = 8 * 86_400  # longer than any task may run
 BELL_BOUND = 64
 
 _LUA = Path(__file__).parent / "lua"
@@ -233,12 +234,11 @@ class RQQueueManager:
 
     def remove(self, priority: Priority, job_ids: Iterable[str]) -> int:
         """Take tickets out of a queue wherever they stand. Returns how many were there."""
-        with self.health.watch():
-            pipeline = self.client.pipeline(transaction=True)
-            for job_id in job_ids:
-                pipeline.lrem(self.queue_key(priority), 0, job_id)
-                pipeline.delete(f"{self._job_prefix}{job_id}")
-            return sum(int(number) for number in pipeline.execute()[::2])
+        ids = list(job_ids)
+        if not ids:
+            return 0
+        arguments = [self._job_prefix, KEEP_TAKEN_SECONDS, *ids]
+        return int(self._call("remove", [self.queue_key(priority)], arguments))
 
     def clear(self, priority: Priority) -> int:
         """Delete all tickets of a queue, in chunks. Returns how many there were."""
