@@ -264,7 +264,8 @@ def _incarnation(*parts: bytes | str) -> int:
 
 
 def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+    # an id that somebody else pushed may be any bytes, and must not stop the worker that takes it
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
 
 
 def _time_text(epoch_seconds: float) -> str:
