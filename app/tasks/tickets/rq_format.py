@@ -16,13 +16,16 @@ from typing import Any
 import msgpack
 from rq.job import Job
 
+from app.tasks.ids import MAX_ID
+
 RUN_TICKET = "app.jobs.run_ticket"
 CLOSED_LIST = frozenset({RUN_TICKET})
 CALL = b"\x01"
 VALUE = b"\x02"
 CALL_PARTS = 4  # function, instance, args, kwargs: what RQ unpacks
 
-_JOB_ID = re.compile(r"t(\d{1,19})-e(\d{1,10})\Z")
+_JOB_ID = re.compile(r"t([0-9]{1,19})-e([0-9]{1,10})\Z")
+_MAX_EPOCH = 2**31 - 1
 
 
 class UnsafeTicket(ValueError):
@@ -33,7 +36,11 @@ def parse_job_id(job_id: str | bytes) -> tuple[int, int] | None:
     """(task id, epoch) of one of our job ids; None for any other id."""
     text = job_id.decode("ascii", "replace") if isinstance(job_id, bytes) else job_id
     match = _JOB_ID.match(text)
-    return (int(match[1]), int(match[2])) if match else None
+    if match is None:
+        return None
+    task_id, epoch = int(match[1]), int(match[2])
+    # a number that no column holds would be an error of the driver, for the tickets beside it too
+    return (task_id, epoch) if task_id <= MAX_ID and epoch <= _MAX_EPOCH else None
 
 
 def pack_call(task_id: int, epoch: int) -> bytes:
@@ -69,7 +76,7 @@ def _check(call: Any) -> None:
     if not isinstance(call, list | tuple) or len(call) != CALL_PARTS:
         raise UnsafeTicket("a call has four parts: function, instance, args, kwargs")
     function, instance, _, keywords = call
-    if function not in CLOSED_LIST:
+    if not isinstance(function, str) or function not in CLOSED_LIST:
         raise UnsafeTicket(f"function {str(function)[:80]!r} is not in the closed list")
     if instance is not None or keywords:
         raise UnsafeTicket("a ticket has neither instance nor keyword arguments")
@@ -77,7 +84,7 @@ def _check(call: Any) -> None:
 
 def _check_value(value: Any) -> None:
     # RQ unpacks four parts of whatever `data` holds; a value of four parts could pose as a call.
-    if isinstance(value, list | tuple | dict | str) and len(value) == CALL_PARTS:
+    if isinstance(value, list | tuple | dict | str | bytes) and len(value) == CALL_PARTS:
         raise UnsafeTicket("a value of four parts could be taken for a call")
 
 
