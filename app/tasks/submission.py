@@ -6,12 +6,12 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
 from app.tasks.errors import FieldProblem, InvalidTask, PayloadTooLarge, UnknownPriority
-from app.tasks.handlers import HandlerRegistry
+from app.tasks.handlers import Handler, HandlerRegistry
 from app.tasks.ids import IdSource
 from app.tasks.model import NewTask, Priority
 from app.tasks.settings import CoreSettings
@@ -19,6 +19,8 @@ from app.tasks.settings import CoreSettings
 KEY_CHARACTERS = 128
 RETRIES_LIMIT = 1000
 TIMEOUT_LIMIT_SECONDS = 7 * 86_400
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -51,11 +53,16 @@ class RequestCheck:
     def __call__(self, request: TaskRequest) -> NewTask:
         handler = self._handlers[request.name]
         payload = request.payload if request.payload is not None else {}
-        text = self._payload_text(payload)
-        handler.parse(payload)
-        problems = [*_key_problems(request), *_number_problems(request)]
+        errors: list[InvalidTask] = []
+        text = _collect(errors, lambda: self._payload_text(handler, payload))
+        priority = _collect(errors, lambda: self._priority(request.priority))
+        problems = [*_key_problems(request), *_time_problems(request), *_number_problems(request)]
         if problems:
-            raise InvalidTask(problems)
+            errors.append(InvalidTask(problems))
+        if len(errors) > 1:
+            raise InvalidTask([problem for error in errors for problem in error.problems])
+        if text is None or priority is None or errors:
+            raise errors[0]
         run_at = request.run_at
         if run_at is not None and run_at <= self._now():
             run_at = None
@@ -63,7 +70,7 @@ class RequestCheck:
             task_id=self._ids.next(),
             name=request.name,
             payload=text,
-            priority=self._priority(request.priority),
+            priority=priority,
             user_id=request.user_id,
             run_at=run_at.astimezone(UTC) if run_at else None,
             idempotency_key=request.idempotency_key,
@@ -71,7 +78,7 @@ class RequestCheck:
             timeout_seconds=request.timeout_seconds,
         )
 
-    def _payload_text(self, payload: Any) -> str:
+    def _payload_text(self, handler: Handler, payload: Any) -> str:
         try:
             text = json.dumps(payload, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
             size = len(text.encode())
@@ -80,6 +87,7 @@ class RequestCheck:
             raise InvalidTask([FieldProblem("payload", reason)]) from None
         if size > self._settings.payload_limit_bytes:
             raise PayloadTooLarge(size_bytes=size, limit_bytes=self._settings.payload_limit_bytes)
+        handler.parse(payload)
         return text
 
     def _priority(self, value: Priority | str | None) -> Priority:
@@ -95,25 +103,52 @@ class RequestCheck:
             return fallback
 
 
+def _collect(errors: list[InvalidTask], check: Callable[[], T]) -> T | None:
+    try:
+        return check()
+    except InvalidTask as error:
+        errors.append(error)
+        return None
+
+
 def _key_problems(request: TaskRequest) -> list[FieldProblem]:
     problems = []
     keys: Mapping[str, Any] = {"user_id": request.user_id, "idempotency_key": request.idempotency_key}
     for field, value in keys.items():
-        if value is None:
-            continue
-        if not isinstance(value, str) or not value or len(value) > KEY_CHARACTERS or not value.isprintable():
-            problems.append(FieldProblem(field, f"must be 1 to {KEY_CHARACTERS} printable characters"))
+        if value is not None and not _is_key(value):
+            message = f"must be 1 to {KEY_CHARACTERS} printable characters without blanks at the ends"
+            problems.append(FieldProblem(field, message))
     return problems
+
+
+def _is_key(value: Any) -> bool:
+    """A blank at the end is no part of a key for MySQL, and is one for the others."""
+    if not isinstance(value, str) or not 0 < len(value) <= KEY_CHARACTERS:
+        return False
+    return value.isprintable() and value == value.strip()
+
+
+def _time_problems(request: TaskRequest) -> list[FieldProblem]:
+    run_at: Any = request.run_at
+    if run_at is None:
+        return []
+    if not isinstance(run_at, datetime) or run_at.tzinfo is None:
+        return [FieldProblem("run_at", "needs a time with a zone, for example 2026-01-31T08:00:00Z")]
+    try:
+        run_at.astimezone(UTC)
+    except OverflowError:
+        return [FieldProblem("run_at", "is beyond the end of the calendar")]
+    return []
 
 
 def _number_problems(request: TaskRequest) -> list[FieldProblem]:
     problems = []
-    if request.run_at is not None and request.run_at.tzinfo is None:
-        problems.append(FieldProblem("run_at", "needs a time zone, for example 2026-01-31T08:00:00Z"))
-    for field, value, low, high in (
+    numbers: tuple[tuple[str, Any, int, int], ...] = (
         ("max_retries", request.max_retries, 0, RETRIES_LIMIT),
         ("timeout_seconds", request.timeout_seconds, 1, TIMEOUT_LIMIT_SECONDS),
-    ):
-        if value is not None and not low <= value <= high:
-            problems.append(FieldProblem(field, f"must be {low} to {high}"))
+    )
+    for field, value, low, high in numbers:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and not (whole and low <= value <= high):
+            problems.append(FieldProblem(field, f"must be a whole number from {low} to {high}"))
     return problems
