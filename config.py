@@ -184,6 +184,7 @@ class Config(BaseModel):
     RQ_WORKER_COUNT: Annotated[int, Field(ge=0, le=1024)] = _setting(2, "worker processes of one pool")
     RQ_ALLOW_FOREIGN_JOBS: Flag = _setting(False, "true lets our workers run other programs' RQ jobs")
     RQ_QUEUE_PREFIX: Prefix = _setting("", "put before each queue's name: rq:queue:<prefix><priority>")
+    RQ_BATCH_SIZE: Annotated[int, Field(ge=1, le=500)] = _setting(100, "most tasks a worker takes at once")
     RQ_TICKET_WINDOW: Positive = _setting(100_000, "most tickets per queue that are in Redis at once")
     RQ_TICKET_GRACE: Seconds = _setting(30.0, "seconds before a missing ticket is pushed again")
     RQ_LEASE_SECONDS: Seconds = _setting(30.0, "seconds a worker keeps its claim without renewing it")

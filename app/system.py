@@ -24,6 +24,7 @@ from app.tasks.tickets import RQQueueManager, connect
 from config import Config
 
 CLOCK_CHECK_SECONDS = 60.0
+BELL_ANSWER_SECONDS = 15.0  # longer than any wait for a bell
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +49,7 @@ class System:
         """Close the connections; safe to call twice."""
         self.store.database.dispose()
         if self.tickets is not None:
-            self.tickets.client.close()
+            self.tickets.close()
 
 
 def build_system(config: Config) -> System:
@@ -110,6 +111,7 @@ def _tickets(
 
     return RQQueueManager(
         connect(config.RQ_REDIS_URL),
+        bell=connect(config.RQ_REDIS_URL, answer_seconds=BELL_ANSWER_SECONDS),
         prefix=config.RQ_QUEUE_PREFIX,
         time_limit=time_limit,
         database_clock=DatabaseClock(database),

@@ -42,7 +42,7 @@ class RecordingBackend:
 
 
 def context(backend: RecordingBackend | None = None, *, task_id: int = 7, attempt: int = 1) -> TaskContext:
-    return TaskContext(task_id, attempt, None, backend or RecordingBackend())
+    return TaskContext(task_id, attempt, None, backend or RecordingBackend(), failures=attempt - 1)
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def main(context: click.Context, workers: int | None, bound_to: int | None) -> N
         die_with_parent(bound_to)
     config = load_config()
     configure_logging(config.LOG_LEVEL, json=config.LOG_JSON)
-    _prepare(config)
+    prepare(config)
     sys.exit(Pool(config, Plan.of(config, workers=workers)).run())
 
 
@@ -63,7 +63,7 @@ def status(as_json: bool) -> None:
     sys.exit(0 if rows else 1)
 
 
-def _prepare(config: Config) -> None:
+def prepare(config: Config) -> None:
     """Start the embedded Redis if it is ours, and bring the tables up to date, in a process of its own:
     the pool's parent must hold no connection."""
     if config.embedded_redis and config.RQ_ENABLED:

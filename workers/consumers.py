@@ -1,12 +1,13 @@
 """Consumers: where a worker's claims come from. One per track, behind one interface.
 
-A consumer takes and claims, and is told what ended. It runs nothing.
+A consumer says what to claim next and is told what was won and what ended. It claims and runs nothing: the
+claim is one half of the worker's turn, whose other half settles the batch before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Sequence
 from typing import Protocol
 
 import structlog
@@ -16,31 +17,31 @@ from app.tasks.model import PRIORITIES, Claim, Priority, Status, Track
 from app.tasks.routing import Routing
 from app.tasks.runner import boot_clock
 from app.tasks.store import Store
+from app.tasks.store.claims import TicketClaims
+from app.tasks.store.turns import TakeQueued, TakeTickets
 from app.tasks.tickets import RQQueueManager
-from app.tasks.tickets.manager import KEEP_FOREIGN_SECONDS, KEEP_SECONDS, Ended, Taken
+from app.tasks.tickets.manager import KEEP_FOREIGN_SECONDS, Ended, Taken
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Claims won together. `lease_ends` is on the local boot clock, counted from before the claim."""
-
-    claims: Sequence[Claim]
-    lease_ends: float
-
-
-EMPTY = Batch((), 0.0)
 
 
 class Consumer(Protocol):
     track: Track
 
-    def take(self, count: int) -> Batch: ...
+    def fetch(self, count: int) -> TakeTickets | TakeQueued | None:
+        """What to claim now; None if nothing waits here. Raises `RedisUnavailable`."""
 
-    def ended(self, claim: Claim, status: Status | None) -> None: ...
+    def accept(self, answer: TicketClaims) -> None:
+        """The claim of what was fetched was answered."""
 
-    def wait(self, seconds: float) -> None: ...
+    def abandon(self) -> None:
+        """What was fetched could not be claimed."""
+
+    def ended(self, claim: Claim, status: Status | None) -> None:
+        """A claim's end was recorded; None: it was lost. May be called by another thread."""
+
+    def flush(self) -> None:
+        """Tell what ended, if it was not told with a fetch."""
 
 
 class RedisConsumer:
@@ -54,53 +55,64 @@ class RedisConsumer:
         tickets: RQQueueManager,
         *,
         holder: str,
-        lease_seconds: float,
         priorities: Sequence[Priority] = PRIORITIES,
     ) -> None:
         self._store = store
         self._tickets = tickets
         self._holder = holder
-        self._lease_seconds = lease_seconds
         self._priorities = list(priorities)
-
-    def take(self, count: int) -> Batch:
-        """Raises `RedisUnavailable`, `DatabaseUnavailable`. Tickets of a failed claim go back to the head."""
-        if not self._tickets.health.worth_a_try:
-            raise RedisUnavailable("Redis did not answer a moment ago")
-        open_ones = self._open()
-        if not open_ones:
-            return EMPTY
-        taken = self._tickets.take(self._holder, open_ones, count)
-        if not taken:
-            return EMPTY
-        lease_ends = boot_clock() + self._lease_seconds
-        ours = {ticket.reference: ticket for ticket in taken if ticket.reference is not None}
-        try:
-            answer = self._store.claims.tickets(
-                list(ours), holder=self._holder, lease_seconds=self._lease_seconds
-            )
-        except Exception:
-            self._give_back(taken)
-            raise
-        self._give_back([ours[pair] for pair in answer.refused])
-        self._finish([Ended(ours[pair].job_id, ours[pair].priority, None) for pair in answer.stale])
-        self._refuse([ticket for ticket in taken if ticket.reference is None])
-        return Batch(answer.won, lease_ends)
-
-    def ended(self, claim: Claim, status: Status | None) -> None:
-        """File the ticket where RQ's tools look. None: the claim was lost, the ticket is worth nothing."""
-        ok = None if status is None else status is Status.COMPLETED
-        job_id = f"t{claim.task_id}-e{claim.epoch}"
-        self._finish([Ended(job_id, claim.priority, ok)])
-
-    def wait(self, seconds: float) -> None:
-        """Until a push rings, at most `seconds`."""
-        self._tickets.wait_for_bell(self._priorities, seconds=seconds)
+        self._fetched: dict[tuple[int, int], Taken] = {}
+        self._ended: deque[Ended] = deque()
 
     @property
     def reachable(self) -> bool:
         """False right after a failed call: waiting for a bell would be one more."""
         return self._tickets.health.away_seconds == 0
+
+    def fetch(self, count: int) -> TakeTickets | None:
+        if not self._tickets.health.worth_a_try:
+            raise RedisUnavailable("Redis did not answer a moment ago")
+        open_ones = self._open()
+        if not open_ones:
+            return None
+        while taken := self._tickets.turn(self._holder, self._drain(), open_ones, count):
+            self._refuse([ticket for ticket in taken if ticket.reference is None])
+            self._fetched = {ticket.reference: ticket for ticket in taken if ticket.reference is not None}
+            if self._fetched:
+                return TakeTickets(list(self._fetched))
+        return None
+
+    def accept(self, answer: TicketClaims) -> None:
+        for pair in answer.stale:
+            ticket = self._fetched[pair]
+            self._ended.append(Ended(ticket.job_id, ticket.priority, None))
+        if answer.refused:
+            self._give_back([self._fetched[pair] for pair in answer.refused])
+        self._fetched = {}
+
+    def abandon(self) -> None:
+        fetched, self._fetched = self._fetched, {}
+        self._give_back(list(fetched.values()))
+
+    def ended(self, claim: Claim, status: Status | None) -> None:
+        # Lost: the ticket is worth nothing any more, another epoch or nobody runs the task.
+        ok = None if status is None else status is Status.COMPLETED
+        self._ended.append(Ended(f"t{claim.task_id}-e{claim.epoch}", claim.priority, ok))
+
+    def flush(self) -> None:
+        ended = self._drain()
+        if ended:
+            self._finish(ended)
+
+    def wait(self, seconds: float) -> None:
+        """Until a push rings, at most `seconds`."""
+        self._tickets.wait_for_bell(self._priorities, seconds=seconds)
+
+    def _drain(self) -> list[Ended]:
+        ended = []
+        while self._ended:
+            ended.append(self._ended.popleft())
+        return ended
 
     def _open(self) -> list[Priority]:
         rules = self._store.routing.current()
@@ -116,13 +128,16 @@ class RedisConsumer:
         """Ids that are not ours are filed as failed, unread: whoever pushed them finds them there."""
         for ticket in foreign:
             log.warning("ticket.foreign_refused", job=ticket.job_id[:80], queue=ticket.priority.value)
-        self._finish(
-            [Ended(ticket.job_id, ticket.priority, False) for ticket in foreign], KEEP_FOREIGN_SECONDS
-        )
+        if foreign:
+            ended = [Ended(ticket.job_id, ticket.priority, False) for ticket in foreign]
+            self._finish(ended, KEEP_FOREIGN_SECONDS)
 
-    def _finish(self, ended: Sequence[Ended], keep_seconds: int = KEEP_SECONDS) -> None:
+    def _finish(self, ended: Sequence[Ended], keep_seconds: int | None = None) -> None:
         try:
-            self._tickets.finish(self._holder, ended, keep_seconds=keep_seconds)
+            if keep_seconds is None:
+                self._tickets.finish(self._holder, ended)
+            else:
+                self._tickets.finish(self._holder, ended, keep_seconds=keep_seconds)
         except RedisUnavailable:
             log.info("tickets.not_filed", count=len(ended))
 
@@ -137,48 +152,36 @@ class DatabaseConsumer:
         self,
         store: Store,
         *,
-        holder: str,
-        lease_seconds: float,
         grace_seconds: float,
         always: bool,
-        pause: Callable[[float], object],
         priorities: Sequence[Priority] = PRIORITIES,
     ) -> None:
-        """`always` polls whatever the routing says; `pause(seconds)` waits, and ends early at a stop."""
+        """`always` polls whatever the routing says."""
         self._store = store
-        self._holder = holder
-        self._lease_seconds = lease_seconds
         self._grace_seconds = grace_seconds
         self._always = always
-        self._pause = pause
         self._priorities = list(priorities)
         self._next_dormant_look = 0.0
 
-    def take(self, count: int) -> Batch:
-        """Raises `DatabaseUnavailable`."""
+    def fetch(self, count: int) -> TakeQueued | None:
         if self._always or self._awake(self._store.routing.current()):
-            return self._claim(count, 0)
+            return TakeQueued(count, self._priorities)
         if boot_clock() < self._next_dormant_look:
-            return EMPTY
+            return None
         self._next_dormant_look = boot_clock() + self._grace_seconds / 2
-        return self._claim(count, self._grace_seconds)
+        return TakeQueued(count, self._priorities, self._grace_seconds)
+
+    def accept(self, answer: TicketClaims) -> None:
+        """The row is all there is."""
+
+    def abandon(self) -> None:
+        """Nothing was taken out of anywhere."""
 
     def ended(self, claim: Claim, status: Status | None) -> None:
-        """Nothing is left to do: the row was all there is."""
+        """The row is all there is."""
 
-    def wait(self, seconds: float) -> None:
-        self._pause(seconds)
-
-    def _claim(self, count: int, waiting_for_seconds: float) -> Batch:
-        lease_ends = boot_clock() + self._lease_seconds
-        claims = self._store.claims.queued(
-            holder=self._holder,
-            limit=count,
-            lease_seconds=self._lease_seconds,
-            priorities=self._priorities,
-            waiting_for_seconds=waiting_for_seconds,
-        )
-        return Batch(claims, lease_ends)
+    def flush(self) -> None:
+        """The row is all there is."""
 
     def _awake(self, rules: Routing) -> bool:
         return any(

@@ -9,7 +9,7 @@ import structlog
 from app.system import System
 from app.tasks.errors import TaskError
 from app.tasks.healing import Sweeper
-from workers.identity import LifeLock, dead_holders, new_worker_id, sweep_locks
+from workers.life import LifeFile, deaths, new_worker_id, sweep_files
 
 STEP_SECONDS = 1.0
 STANDBY_SECONDS = 3.0
@@ -27,7 +27,7 @@ class SweeperLoop:
         self._sweeper = Sweeper(
             system.queue,
             holder=self._holder,
-            dead_holders=lambda holders: dead_holders(self._locks, holders),
+            dead_holders=lambda holders: deaths(self._locks, holders),
         )
 
     def stop(self, *_: object) -> None:
@@ -35,7 +35,7 @@ class SweeperLoop:
 
     def run(self) -> None:
         """Sweep until `stop`. An outage of the database is waited for."""
-        life = LifeLock(self._locks, self._holder)
+        life = LifeFile(self._locks, self._holder)
         pause = 0.0
         while not self._stop.wait(pause):
             pause = STEP_SECONDS
@@ -55,5 +55,5 @@ class SweeperLoop:
         self._system.close()
 
     def _forget_dead_locks(self) -> None:
-        if len(list(self._locks.glob("*.lock"))) > LOCK_FILES:
-            sweep_locks(self._locks, keep=self._system.store.moves.holders())
+        if len(list(self._locks.glob("*.life"))) > LOCK_FILES:
+            sweep_files(self._locks, keep=self._system.store.moves.holders())

@@ -1,31 +1,39 @@
-"""One worker process: take, run, settle, end, one claim after the other, until it is told to stop."""
+"""One worker process: batch after batch. A turn settles the last batch and claims the next in one commit."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from typing import Any
 
 import structlog
 
 from app.system import System
-from app.tasks.errors import DatabaseUnavailable, RedisUnavailable, TaskError
+from app.tasks.errors import DatabaseUnavailable, RedisUnavailable, StatementRefused, TaskError
 from app.tasks.handlers import TimeLimitExceeded
-from app.tasks.model import PRIORITIES, Claim, Priority, Released, Track
-from app.tasks.runner import LiveTask, Runner
-from workers.consumers import EMPTY, Batch, Consumer, DatabaseConsumer, RedisConsumer
+from app.tasks.model import PRIORITIES, Claim, OnLost, Outcome, Priority, Released, Track
+from app.tasks.runner import LiveTask, Runner, boot_clock
+from app.tasks.store.settling import Settled
+from app.tasks.store.turns import TakeQueued, TakeTickets
+from workers.batch import Batch, BatchSize
+from workers.consumers import Consumer, DatabaseConsumer, RedisConsumer
 from workers.heartbeat import Heartbeat
-from workers.identity import HOST, LifeLock, new_worker_id
+from workers.life import HOST, LifeFile, new_worker_id
 
-IDLE_SECONDS = (0.02, 0.5)  # a poller's pause: doubles while nothing comes
-BELL_SECONDS = 1.0
-BATCH_CLAIMS = 1
-FAILURE_PAUSE_SECONDS = 1.0
+IDLE_SECONDS = (0.01, 0.5)  # a poller's pause: doubles while nothing comes
+BELL_SECONDS = 5.0
+FAILURE_PAUSE_SECONDS = 0.5
 
 log = structlog.get_logger(__name__)
+
+
+class _Stop(Exception):
+    """Raised by the stop signal, only where the worker waits and holds nothing."""
 
 
 class Worker:
@@ -40,23 +48,35 @@ class Worker:
         self._track = track
         self._priorities = list(priorities)
         self._stop = threading.Event()
-        self._heartbeat = Heartbeat(system, self.worker_id)
+        self._may_interrupt = False
+        self._stop_deadline = 0.0
         self._runner = Runner(
-            system.store,
-            system.handlers,
-            system.settings,
-            time_limit=alarm,
-            pause=self._stop.wait,
+            system.store, system.handlers, system.settings, time_limit=alarm, pause=self._gives_up
         )
-        self._consumers = self._make_consumers()
+        self._heartbeat = Heartbeat(system, self.worker_id, self._record)
+        self._size = BatchSize(system.config.RQ_BATCH_SIZE)
+        self._redis = self._redis_consumer()
+        self._database = DatabaseConsumer(
+            system.store,
+            grace_seconds=system.settings.ticket_grace_seconds,
+            always=track is Track.DATABASE,
+            priorities=self._priorities,
+        )
+        consumers: list[Consumer] = [c for c in (self._redis, self._database) if c is not None]
+        # with two sources, each goes first in turn: neither can starve the other
+        self._orders = cycle([consumers, consumers[::-1]])
+        self._last_asked: Consumer = consumers[-1]
 
     def stop(self, *_: object) -> None:
         """Finish what runs, then leave. Safe as a signal handler."""
+        self._stop_deadline = time.monotonic() + self._system.config.RQ_SHUTDOWN_TIMEOUT
         self._stop.set()
+        if self._may_interrupt:
+            raise _Stop
 
     def run(self) -> None:
         """Work until `stop`. Leaves no claim and no row of its own behind."""
-        life = LifeLock(self._system.config.VAR_DIR / "locks", self.worker_id)
+        self._life = LifeFile(self._system.config.VAR_DIR / "locks", self.worker_id)
         self._arrive()
         self._heartbeat.start()
         log.info("worker.started", worker=self.worker_id, track=self._track.value)
@@ -65,85 +85,154 @@ class Worker:
         finally:
             self._heartbeat.stop()
             self._depart()
-            life.release()
-            log.info("worker.stopped", worker=self.worker_id, done=self._heartbeat.done)
+        self._life.release()
+        log.info("worker.stopped", worker=self.worker_id, done=self._heartbeat.done)
 
-    def _make_consumers(self) -> list[Consumer]:
-        system, lease = self._system, self._system.settings.lease_seconds
-        consumers: list[Consumer] = []
-        if self._track is Track.REDIS and system.tickets is not None:
-            consumers.append(
-                RedisConsumer(
-                    system.store,
-                    system.tickets,
-                    holder=self.worker_id,
-                    lease_seconds=lease,
-                    priorities=self._priorities,
-                )
-            )
-        consumers.append(
-            DatabaseConsumer(
-                system.store,
-                holder=self.worker_id,
-                lease_seconds=lease,
-                grace_seconds=system.settings.ticket_grace_seconds,
-                always=self._track is Track.DATABASE,
-                pause=self._stop.wait,
-                priorities=self._priorities,
-            )
-        )
-        return consumers
+    # --- the loop ---------------------------------------------------------------------------------------
 
     def _loop(self) -> None:
+        outcomes: list[Outcome] = []
         idle = IDLE_SECONDS[0]
-        while not self._stop.is_set():
-            consumer, batch = self._take()
-            if consumer is None:
-                self._idle(idle)
-                idle = min(IDLE_SECONDS[1], idle * 2)
+        while outcomes or not self._stop.is_set():
+            consumer, take = self._fetch()
+            if take is None and not outcomes:
+                idle = self._idle(idle)
                 continue
-            idle = IDLE_SECONDS[0]
-            for claim in batch.claims:
-                self._work(consumer, claim, batch.lease_ends)
+            lease_ends = boot_clock() + self._system.settings.lease_seconds
+            claims = self._turn(outcomes, consumer, take)
+            if claims is None:
+                continue  # the database is away: the outcomes stay in hand
+            outcomes = self._work(claims, lease_ends) if claims else []
+            if claims:
+                idle = IDLE_SECONDS[0]
+            elif consumer is self._last_asked:
+                idle = self._idle(idle)
 
-    def _take(self) -> tuple[Consumer | None, Batch]:
-        """The first claims that any consumer has; an outage of one track does not stop the other."""
-        for consumer in self._consumers:
+    def _fetch(self) -> tuple[Consumer | None, TakeTickets | TakeQueued | None]:
+        """What to claim next, from the first source that has something."""
+        if self._stop.is_set():
+            return None, None
+        count = self._size.next()
+        order = next(self._orders)
+        self._last_asked = order[-1]
+        for consumer in order:
             try:
-                batch = consumer.take(BATCH_CLAIMS)
+                take = consumer.fetch(count)
             except RedisUnavailable as error:
                 log.debug("worker.redis_away", reason=str(error))
-                continue
             except DatabaseUnavailable as error:
                 log.warning("worker.database_away", reason=str(error))
                 self._stop.wait(FAILURE_PAUSE_SECONDS)
-                return None, EMPTY
-            if batch.claims:
-                return consumer, batch
-        return None, EMPTY
+                return None, None
+            else:
+                if take is not None:
+                    return consumer, take
+        return None, None
 
-    def _idle(self, seconds: float) -> None:
-        first = self._consumers[0]
-        if isinstance(first, RedisConsumer) and first.reachable:
-            try:
-                first.wait(BELL_SECONDS)
-            except RedisUnavailable:
-                self._stop.wait(seconds)
-        else:
+    def _turn(
+        self, outcomes: list[Outcome], consumer: Consumer | None, take: TakeTickets | TakeQueued | None
+    ) -> Sequence[Claim] | None:
+        """Settle and claim. Returns the claims won; None if the outcomes are still to be settled."""
+        try:
+            turned = self._system.store.turns.turn(
+                outcomes, take, holder=self.worker_id, lease_seconds=self._system.settings.lease_seconds
+            )
+        except DatabaseUnavailable as error:
+            log.warning("worker.turn_waits", outcomes=len(outcomes), reason=str(error))
+            if consumer is not None:
+                consumer.abandon()
+            if self._gives_up(FAILURE_PAUSE_SECONDS):
+                raise
+            return None
+        except StatementRefused:
+            # something in this batch cannot be stored: find out which, one by one
+            log.exception("worker.turn_refused", outcomes=len(outcomes))
+            if consumer is not None:
+                consumer.abandon()
+            for settled in self._runner.settle_all(outcomes):
+                self._record(outcomes, settled)
+            return ()
+        self._record(outcomes, turned.settled)
+        if consumer is not None:
+            consumer.accept(turned.claims)
+        return turned.claims.won
+
+    def _work(self, claims: Sequence[Claim], lease_ends: float) -> list[Outcome]:
+        """Run a batch. Returns what is to be settled with the next turn."""
+        self._life.begin([claim.task_id for claim in claims])
+        lives = [LiveTask(claim, self._system.store, lease_ends=lease_ends) for claim in claims]
+        batch = Batch(lives, lease_ends=lease_ends, publish=self._life.starting)
+        self._be_careful(claims)
+        count = 0
+        with self._heartbeat.carrying(batch):
+            while (live := batch.start_next()) is not None:
+                self._heartbeat.hard_limit = boot_clock() + self._runner.limit_of(live.claim)
+                outcome = self._runner.execute(live)
+                own = self._runner.settle_own(live, outcome)
+                if own is None:
+                    batch.add(outcome)
+                else:
+                    batch.forget_running()
+                    self._record([outcome], own)
+                count += 1
+                if self._stop.is_set():
+                    break
+        self._size.learn(boot_clock() - batch.began, count)
+        return batch.cut()
+
+    def _be_careful(self, claims: Sequence[Claim]) -> None:
+        """A task that must not repeat is not to wait behind others in a batch of this process."""
+        for claim in claims:
+            handler = self._system.handlers.find(claim.name)
+            if handler is not None and handler.on_lost is OnLost.PARK:
+                self._size.stay_alone()
+
+    def _record(self, outcomes: Sequence[Outcome], settled: Settled) -> None:
+        """What follows a settle: tickets of what waits again, and the end of the old ones."""
+        released = {outcome.claim.task_id for outcome in outcomes if isinstance(outcome, Released)}
+        queue = self._system.queue
+        queue.push_moved([move for move in settled.moves if move.task_id in released], front=True)
+        queue.push_moved([move for move in settled.moves if move.task_id not in released])
+        mine = {*settled.recorded, *settled.lost}
+        for outcome in outcomes:
+            task_id = outcome.claim.task_id
+            if task_id not in mine:
+                continue
+            if task_id in settled.lost:
+                log.warning("task.result_refused", task=task_id, attempt=outcome.claim.attempt)
+            if outcome.claim.track is Track.REDIS and self._redis is not None:
+                self._redis.ended(outcome.claim, settled.recorded.get(task_id))
+
+    def _idle(self, seconds: float) -> float:
+        """Wait for work. Returns how long to wait the next time."""
+        if self._redis is not None:
+            self._redis.flush()
+        try:
+            self._may_interrupt = True
+            if self._redis is not None and self._redis.reachable and not self._stop.is_set():
+                self._redis.wait(BELL_SECONDS)
+                return IDLE_SECONDS[0]
             self._stop.wait(seconds)
+        except RedisUnavailable:
+            self._stop.wait(seconds)
+        except _Stop:
+            log.debug("worker.stops", worker=self.worker_id)
+        finally:
+            self._may_interrupt = False
+        return min(IDLE_SECONDS[1], seconds * 2)
 
-    def _work(self, consumer: Consumer, claim: Claim, lease_ends: float) -> None:
-        live = LiveTask(claim, self._system.store, lease_ends=lease_ends)
-        if self._stop.is_set():
-            settled = self._system.store.settlements.settle([Released(claim)])
-        else:
-            with self._heartbeat.carrying(live, self._runner.limit_of(claim)):
-                result = self._runner.run(live)
-            if result is None:
-                return
-            settled = result
-        self._system.queue.push_moved(settled.moves)
-        consumer.ended(claim, settled.recorded.get(claim.task_id))
+    def _gives_up(self, seconds: float) -> bool:
+        """Wait; true if the worker was told to stop and its time is over."""
+        self._stop.wait(seconds) if not self._stop.is_set() else time.sleep(seconds)
+        return self._stop.is_set() and time.monotonic() >= self._stop_deadline
+
+    # --- arriving and leaving -------------------------------------------------------------------------
+
+    def _redis_consumer(self) -> RedisConsumer | None:
+        system = self._system
+        if self._track is not Track.REDIS or system.tickets is None:
+            return None
+        return RedisConsumer(system.store, system.tickets, holder=self.worker_id, priorities=self._priorities)
 
     def _arrive(self) -> None:
         """The worker's own row is for people: without it the worker works all the same."""
@@ -158,9 +247,12 @@ class Worker:
 
     def _depart(self) -> None:
         with _tolerant("worker.not_unlisted"):
-            self._system.store.registry.leave(self.worker_id)
+            if self._redis is not None:
+                self._redis.flush()
             if self._system.tickets is not None:
                 self._system.tickets.leave(self.worker_id)
+        with _tolerant("worker.not_unlisted"):
+            self._system.store.registry.leave(self.worker_id)
         self._system.close()
 
 
@@ -168,17 +260,17 @@ class Worker:
 def alarm(seconds: float) -> Iterator[None]:
     """Raise `TimeLimitExceeded` in the main thread after `seconds`. The heartbeat ends the process if
     the handler does not let go."""
-
-    def over(_signal: int, _frame: Any) -> None:
-        raise TimeLimitExceeded
-
-    before = signal.signal(signal.SIGALRM, over)
+    before = signal.signal(signal.SIGALRM, _over)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def _over(_signal: int, _frame: Any) -> None:
+    raise TimeLimitExceeded
 
 
 @contextmanager

@@ -34,7 +34,7 @@ class SleepPayload(BaseModel):
 
 
 class FailPayload(BaseModel):
-    """The first `times` attempts fail with `message`; `permanent` forbids the retry."""
+    """The first `times` runs fail with `message`; `permanent` forbids the retry."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -74,7 +74,7 @@ def sleep(payload: SleepPayload, context: TaskContext) -> dict[str, Any]:
 @task("test.fail", payload=FailPayload, retry_base_seconds=1.0)
 def fail(payload: FailPayload, context: TaskContext) -> dict[str, Any]:
     """Fail the first attempts, then succeed."""
-    if context.attempt > payload.times:
+    if context.failures >= payload.times:
         return {"succeeded_at_attempt": context.attempt}
     if payload.permanent:
         raise DoNotRetry(payload.message)
@@ -84,10 +84,10 @@ def fail(payload: FailPayload, context: TaskContext) -> dict[str, Any]:
 @task("test.ledger", payload=LedgerPayload, retry_base_seconds=0.5)
 def ledger(payload: LedgerPayload, context: TaskContext) -> dict[str, Any]:
     """Append the line "task_id attempt pid" to a file below an allowed folder, then sleep, then fail
-    if this is the first attempt and `fail_first` is set."""
+    if no run of this task has failed before and `fail_first` is set."""
     _append_line(payload.path, f"{context.task_id} {context.attempt} {os.getpid()}\n")
     _sleep(payload.seconds, context)
-    if payload.fail_first and context.attempt == 1:
+    if payload.fail_first and context.failures == 0:
         raise PlannedFailure("fail_first was asked for")
     return {"attempt": context.attempt, "pid": os.getpid()}
 

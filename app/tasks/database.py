@@ -23,7 +23,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from app.tasks.errors import DatabaseUnavailable, SchemaMissing
+from app.tasks.errors import DatabaseUnavailable, SchemaMissing, StatementRefused
 from app.tasks.schema import database_now
 
 T = TypeVar("T")
@@ -215,7 +215,7 @@ def is_deadlock(error: DBAPIError) -> bool:
 
 
 def _translated(error: Exception) -> Exception:
-    """Our error for what the driver said: the database is away, or the statement is wrong (as it came)."""
+    """Our error for what the driver said: the database is away, or it refused the statement."""
     if isinstance(error, PoolTimeout):
         return DatabaseUnavailable("no database connection came free within 10 s")
     assert isinstance(error, DBAPIError)
@@ -223,7 +223,7 @@ def _translated(error: Exception) -> Exception:
         return SchemaMissing("the tables are missing: start the web app or the workers once")
     if error.connection_invalidated or isinstance(error, OperationalError | InterfaceError):
         return DatabaseUnavailable(f"the database did not answer: {_first_line(error.orig)}")
-    return error
+    return StatementRefused(f"the database refused a statement ({type(error).__name__})")
 
 
 def _misses_table(error: DBAPIError) -> bool:

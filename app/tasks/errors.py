@@ -13,6 +13,7 @@
     ├── QueueFull
     ├── DatabaseUnavailable
     │   └── SchemaMissing
+    ├── StatementRefused
     └── RedisUnavailable
 
 A lost race (somebody else claimed, moved or ended the row first) is a return value, not an error.
@@ -124,6 +125,10 @@ class DatabaseUnavailable(TaskError):
 
 class SchemaMissing(DatabaseUnavailable):
     """The database answers, but its tables are not there yet: no entrance has prepared it."""
+
+
+class StatementRefused(TaskError):
+    """The database answered, and refused what it was asked to do: our mistake, or a value it cannot hold."""
 
 
 class RedisUnavailable(TaskError):

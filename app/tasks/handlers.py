@@ -48,12 +48,17 @@ class ContextBackend(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TaskContext:
-    """What a handler may know and do beside its payload."""
+    """What a handler may know and do beside its payload.
+
+    `attempt` numbers the claims, `failures` counts the runs that failed or were lost: a claim that was given
+    back unstarted raises the one and not the other.
+    """
 
     task_id: int
     attempt: int
     user_id: str | None
     backend: ContextBackend
+    failures: int = 0
 
     @property
     def idempotency_key(self) -> str:

@@ -7,7 +7,7 @@ whatever the table's size. Healing never decides by Redis alone: each step is a 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
@@ -33,7 +33,8 @@ FULL_PASS_SECONDS = 3.0
 
 log = structlog.get_logger(__name__)
 
-DeadHolders = Callable[[Iterable[str]], list[str]]
+# Of the given workers, those that are proven dead, each with the tasks that it had started; None: unknown.
+DeadHolders = Callable[[Iterable[str]], Mapping[str, frozenset[int] | None]]
 
 
 @dataclass(slots=True)
@@ -58,11 +59,11 @@ class Sweeper:
         queue: TaskQueue,
         *,
         holder: str,
-        dead_holders: DeadHolders = lambda holders: [],
+        dead_holders: DeadHolders = lambda holders: {},
         clock: Callable[[], float] = time.monotonic,
         database_clock: Callable[[], float] = time.time,
     ) -> None:
-        """`dead_holders` names those of the given workers that are proven dead."""
+        """`dead_holders` names those of the given workers that are proven dead, and what they had started."""
         self.queue = queue
         self._store: Store = queue.store
         self._tickets: RQQueueManager | None = queue.tickets
@@ -226,10 +227,11 @@ class Sweeper:
     def _reclaim_dead(self, healed: Healed) -> None:
         dead = self._dead_holders(self._store.moves.holders())
         if dead:
-            for row in self._store.moves.held_by(dead, limit=BATCH):
-                self._reclaim(row, "its worker died", healed)
+            for row in self._store.moves.held_by(list(dead), limit=BATCH):
+                started = dead[row.holder]
+                self._reclaim(row, "its worker died", healed, started=started is None or row.id in started)
 
-    def _reclaim(self, row: AnyRow, reason: str, healed: Healed) -> None:
+    def _reclaim(self, row: AnyRow, reason: str, healed: Healed, *, started: bool = True) -> None:
         handler = self._handlers.find(row.name)
         moved = self._store.moves.reclaim(
             row.id,
@@ -237,12 +239,13 @@ class Sweeper:
             on_lost=handler.on_lost if handler else OnLost.RETRY,
             max_retries=self._settings.retry_limit(handler, row.max_retries),
             reason=reason,
+            started=started,
         )
         if moved is None:
             return
         healed.reclaimed += 1
         log.warning("task.reclaimed", task=row.id, holder=row.holder, reason=reason, now=moved.status.value)
-        self.queue.push_moved([moved])
+        self.queue.push_moved([moved], front=True)
 
     # --- tickets ------------------------------------------------------------------------------------
 

@@ -348,7 +348,8 @@ class TaskQueue:
     # --- tickets ------------------------------------------------------------------------------------
 
     def push(self, tickets: list[Ticket], *, front: bool = False) -> None:
-        """Push tickets of committed rows, `front` before all that wait. Never raises: what cannot be pushed now, the sweeper pushes."""
+        """Push tickets of committed rows, with `front` before all that wait. Never raises: what cannot be
+        pushed now, the sweeper pushes."""
         if not tickets:
             return
         if self.tickets is None or not self.tickets.health.worth_a_try:

@@ -16,7 +16,7 @@ import structlog
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.tasks.errors import DatabaseUnavailable, InvalidTask, TaskError
+from app.tasks.errors import DatabaseUnavailable, InvalidTask, StatementRefused, TaskError
 from app.tasks.handlers import (
     DoNotRetry,
     Handler,
@@ -97,6 +97,10 @@ class LiveTask:
             self.progress_changed = False
             return self.percent, self.step
 
+    @property
+    def has_connection(self) -> bool:
+        return self._connection is not None
+
     def take_connection(self) -> Connection | None:
         connection, self._connection = self._connection, None
         return connection
@@ -144,7 +148,7 @@ class Runner:
             payload = handler.parse_json(claim.payload)
         except InvalidTask as error:
             return Failed(claim, f"the payload does not fit the handler: {error}"[:ERROR_CHARACTERS])
-        context = TaskContext(claim.task_id, claim.attempt, claim.user_id, live)
+        context = TaskContext(claim.task_id, claim.attempt, claim.user_id, live, claim.failures)
         try:
             with self._time_limit(self.limit_of(claim)):
                 result = handler.call(payload, context)
@@ -189,6 +193,16 @@ class Runner:
 
     # --- settling -------------------------------------------------------------------------------------
 
+    def settle_own(self, live: LiveTask, outcome: Outcome) -> Settled | None:
+        """Settle a task that wrote through its own connection, with those writes. None: it did not use one,
+        and its outcome is the caller's to settle."""
+        return self.settle(live, outcome) if live.has_connection else None
+
+    def settle_all(self, outcomes: Sequence[Outcome]) -> list[Settled]:
+        """Record outcomes one by one, each in a transaction of its own: one that the database refuses ends
+        as FAILED and spoils no other."""
+        return [self._settle_alone([outcome]) for outcome in outcomes]
+
     def settle(self, live: LiveTask, outcome: Outcome) -> Settled:
         """Record the outcome. Waits for a database that is away: the token decides if it still counts."""
         connection = live.take_connection()
@@ -211,10 +225,10 @@ class Runner:
                 if self._pause(pause):
                     raise
                 pause = min(longest, pause * 2)
-            except SQLAlchemyError as error:
+            except StatementRefused as error:
                 # the database refuses what was to be stored: the task fails, its worker goes on
                 log.error("task.settle_refused", tasks=[o.claim.task_id for o in outcomes], exc_info=True)
-                outcomes = [Failed(o.claim, _refused(error)) for o in outcomes]
+                outcomes = [Failed(o.claim, f"the result could not be stored: {error}") for o in outcomes]
 
     def _settle_with(self, connection: Connection, outcome: Outcome) -> Settled | None:
         """Settle on the handler's own connection: its writes and the end commit together, or neither.
@@ -277,7 +291,3 @@ def _sentence(error: BaseException) -> str:
 def _storable(text: str) -> str:
     """Text without what some database cannot hold: NUL and lone surrogates."""
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
-
-
-def _refused(error: SQLAlchemyError) -> str:
-    return f"the database refused to store the result ({type(error).__name__})"

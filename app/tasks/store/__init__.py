@@ -1,6 +1,7 @@
 """The store: the only writer of a task's status, and all SQL of the core.
 
-Split by reader: `submitting` (birth), `claims` (a worker's right), `settling` (the end), `moves` (every other
+Split by reader: `submitting` (birth), `claims` (a worker's right), `settling` (the end),
+`turns` (the end of one batch with the claim of the next), `moves` (every other
 transition), `tickets` (what the sweeper asks), `queries` (reading), `routing`, `registry` (workers, locks).
 """
 
@@ -17,6 +18,7 @@ from app.tasks.store.routing import RoutingTable
 from app.tasks.store.settling import Settlements
 from app.tasks.store.submitting import Submissions
 from app.tasks.store.tickets import DispatchedRows
+from app.tasks.store.turns import Turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class Store:
     submissions: Submissions
     claims: Claims
     settlements: Settlements
+    turns: Turns
     moves: Moves
     dispatched: DispatchedRows
     queries: Queries
@@ -35,11 +38,13 @@ class Store:
 
     @classmethod
     def over(cls, database: Database) -> Store:
+        claims, settlements = Claims(database), Settlements(database)
         return cls(
             database=database,
             submissions=Submissions(database),
-            claims=Claims(database),
-            settlements=Settlements(database),
+            claims=claims,
+            settlements=settlements,
+            turns=Turns(database, claims, settlements),
             moves=Moves(database),
             dispatched=DispatchedRows(database),
             queries=Queries(database),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import Float, Select, and_, bindparam, select, update
@@ -44,10 +44,19 @@ class TicketClaims:
     stale: list[tuple[int, int]] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms rows are claimed: by whom, for how long, under which token."""
+
+    holder: str
+    lease_seconds: float
+    token: int
+
+
 class Claims:
     def __init__(self, database: Database, *, draw_token: Callable[[], int] | None = None) -> None:
         self._database = database
-        self._draw_token = draw_token or (lambda: _token.getrandbits(62) + 1)
+        self.draw_token = draw_token or (lambda: _token.getrandbits(62) + 1)
         self._claim = (
             update(tasks)
             .where(tasks.c.id.in_(bindparam("claimed_ids", expanding=True)))
@@ -78,14 +87,25 @@ class Claims:
         `waiting_for_seconds` takes only rows that have waited that long: a dormant poller's look.
         """
 
-        def work(on: Connection) -> list[Claim]:
-            allowed = _claimable(on, Track.DATABASE, priorities)
-            if not allowed:
-                return []
-            rows = on.execute(_next_queued(allowed, limit, waiting_for_seconds)).all()
-            return self._take(on, rows, Track.DATABASE, holder, lease_seconds)
+        terms = Terms(holder, lease_seconds, self.draw_token())
+        return self._database.run(
+            lambda on: self.queued_on(on, terms, limit, priorities, waiting_for_seconds)
+        )
 
-        return self._database.run(work)
+    def queued_on(
+        self,
+        on: Connection,
+        terms: Terms,
+        limit: int,
+        priorities: Sequence[Priority] = PRIORITIES,
+        waiting_for_seconds: float = 0,
+    ) -> list[Claim]:
+        """As `queued`, in a transaction of the caller's."""
+        allowed = _claimable(on, Track.DATABASE, priorities)
+        if not allowed:
+            return []
+        rows = on.execute(_next_queued(allowed, limit, waiting_for_seconds)).all()
+        return self._take(on, rows, Track.DATABASE, terms)
 
     def tickets(
         self,
@@ -99,28 +119,35 @@ class Claims:
         Waits for a row that another statement has locked: locked is not stale. A pair whose row is
         gone, not DISPATCHED or at another epoch is stale; one whose queue is paused or fenced is refused.
         """
+        terms = Terms(holder, lease_seconds, self.draw_token())
+        return self._database.run(lambda on: self.tickets_on(on, terms, references))
+
+    def tickets_on(self, on: Connection, terms: Terms, references: Sequence[tuple[int, int]]) -> TicketClaims:
+        """As `tickets`, in a transaction of the caller's."""
         wanted = set(references)  # not a dict: an old ticket beside the valid one must not hide it
-        ids = sorted({task_id for task_id, _ in wanted})
-        query = (
-            select(*_CLAIMED_COLUMNS)
-            .where(tasks.c.id.in_(ids), tasks.c.status == Status.DISPATCHED)
-            .order_by(tasks.c.id)
-            .with_for_update()
+        allowed = _claimable(on, Track.REDIS, PRIORITIES)
+        found = on.execute(_TICKETED, {"ids": sorted({task_id for task_id, _ in wanted})})
+        rows = [row for row in found if (row.id, row.epoch) in wanted]
+        granted = [row for row in rows if row.priority in allowed]
+        known = {(row.id, row.epoch) for row in rows}
+        # in the order of the tickets, which is the order of service
+        place = {pair: number for number, pair in enumerate(references)}
+        granted.sort(key=lambda row: place[row.id, row.epoch])
+        return TicketClaims(
+            won=self._take(on, granted, Track.REDIS, terms),
+            refused=[(row.id, row.epoch) for row in rows if row.priority not in allowed],
+            stale=[pair for pair in references if pair not in known],
         )
 
-        def work(on: Connection) -> TicketClaims:
-            allowed = _claimable(on, Track.REDIS, PRIORITIES)
-            rows = [row for row in on.execute(query) if (row.id, row.epoch) in wanted]
-            granted = [row for row in rows if row.priority in allowed]
-            refused = [(row.id, row.epoch) for row in rows if row.priority not in allowed]
-            known = {(row.id, row.epoch) for row in rows}
-            return TicketClaims(
-                won=self._take(on, granted, Track.REDIS, holder, lease_seconds),
-                refused=refused,
-                stale=[pair for pair in references if pair not in known],
-            )
-
-        return self._database.run(work)
+    def of_token(self, token: int, track: Track) -> list[Claim]:
+        """The claims that carry this token: the read-back after a lost answer to COMMIT."""
+        query = (
+            select(*_CLAIMED_COLUMNS)
+            .where(tasks.c.token == token, tasks.c.status == Status.PROCESSING)
+            .order_by(tasks.c.priority, tasks.c.id)
+        )
+        rows = self._database.read(lambda on: on.execute(query).all())
+        return [replace(_claim(row, token, track), attempt=row.attempt) for row in rows]
 
     def renew(self, claims: Sequence[Claim], *, lease_seconds: float) -> None:
         """Extend the leases of exactly these claims; lost ones are left as they are."""
@@ -143,15 +170,24 @@ class Claims:
         )
         return bool(self._database.write_one(lambda on: on.execute(statement).rowcount))
 
-    def _take(
-        self, on: Connection, rows: Sequence[AnyRow], track: Track, holder: str, lease_seconds: float
-    ) -> list[Claim]:
+    def _take(self, on: Connection, rows: Sequence[AnyRow], track: Track, terms: Terms) -> list[Claim]:
         if not rows:
             return []
-        token = self._draw_token()
-        parameters = {"claimed_ids": [row.id for row in rows], "new_token": token}
-        on.execute(self._claim, parameters | {"new_holder": holder, "lease_seconds": lease_seconds})
-        return [_claim(row, token, track) for row in rows]
+        parameters = {"claimed_ids": sorted(row.id for row in rows), "new_token": terms.token}
+        parameters |= {"new_holder": terms.holder, "lease_seconds": terms.lease_seconds}
+        on.execute(self._claim, parameters)
+        return [_claim(row, terms.token, track) for row in rows]
+
+
+_TICKETED = (
+    select(*_CLAIMED_COLUMNS)
+    .where(
+        tasks.c.id.in_(bindparam("ids", expanding=True)),
+        tasks.c.status == Status.DISPATCHED,
+    )
+    .order_by(tasks.c.id)
+    .with_for_update()
+)
 
 
 def _next_queued(priorities: Sequence[Priority], limit: int, waiting_for_seconds: float) -> Select[Any]:

@@ -105,11 +105,19 @@ class Moves:
         return [row.holder for row in self._database.read(lambda on: on.execute(query).all()) if row.holder]
 
     def reclaim(
-        self, task_id: int, token: int, *, on_lost: OnLost, max_retries: int, reason: str
+        self,
+        task_id: int,
+        token: int,
+        *,
+        on_lost: OnLost,
+        max_retries: int,
+        reason: str,
+        started: bool = True,
     ) -> Moved | None:
         """Take a lost claim back, guarded by the token that was read with the evidence.
 
-        Counts one failure. `on_lost` "park", or no retry left, ends the task as FAILED. None: somebody
+        Counts one failure. `on_lost` "park", or no retry left, ends the task as FAILED. A task that is
+        known not to have `started` has lost nothing: it waits again, without a failure. None: somebody
         else was first.
         """
 
@@ -121,6 +129,8 @@ class Moves:
             ).first()
             if row is None:
                 return None
+            if not started and not row.cancel_requested:
+                return _return_unstarted(on, row, reason)
             return _reclaim(on, row, on_lost, max_retries, reason)
 
         return self._database.run(work)
@@ -291,6 +301,12 @@ def _reclaim(on: Connection, row: AnyRow, on_lost: OnLost, max_retries: int, rea
     rules, _ = hold_routing(on, [row.priority])
     events.record(on, "reclaim", [row.id], **detail)
     return place(on, [row], rules, failures=tasks.c.failures + 1)[0]
+
+
+def _return_unstarted(on: Connection, row: AnyRow, reason: str) -> Moved:
+    rules, _ = hold_routing(on, [row.priority])
+    events.record(on, "returned unstarted", [row.id], reason=reason, holder=row.holder)
+    return place(on, [row], rules)[0]
 
 
 def _close(on: Connection, row: AnyRow, status: Status, error: str, detail: Mapping[str, Any]) -> Moved:

@@ -90,18 +90,21 @@ class Look:
 
 
 class RQQueueManager:
-    """The four queues of one Redis. `time_limit` gives a ticket's RQ time-out in seconds."""
+    """The four queues of one Redis. `time_limit` gives a ticket's RQ time-out in seconds; `bell` is a client
+    whose answer time-out is longer than any wait for a bell."""
 
     def __init__(
         self,
         client: redis.Redis,
         *,
+        bell: redis.Redis | None = None,
         prefix: str = "",
         health: RedisHealth | None = None,
         time_limit: Callable[[Ticket], int] = lambda ticket: ticket.timeout_seconds or 3600,
         database_clock: Callable[[], float] = time.time,
     ) -> None:
         self.client = client
+        self._bell = bell or client
         self.health = health or RedisHealth()
         self.prefix = prefix
         self._time_limit = time_limit
@@ -129,8 +132,10 @@ class RQQueueManager:
 
     # --- pushing ------------------------------------------------------------------------------------
 
-    def push(self, tickets: Sequence[Ticket]) -> int:
-        """Append tickets to their queues in the given order. Returns how many; raises `RedisUnavailable`.
+    def push(self, tickets: Sequence[Ticket], *, front: bool = False) -> int:
+        """Append tickets to their queues in the given order, or put them before all others in that order.
+
+        Returns how many; raises `RedisUnavailable`.
 
         Also raised when Redis refuses for want of memory: the sweeper pushes again later.
         """
@@ -138,14 +143,17 @@ class RQQueueManager:
         for ticket in tickets:
             groups[ticket.priority].append(ticket)
         for priority, group in groups.items():
-            for start in range(0, len(group), PUSH_CHUNK):
-                self._push_chunk(priority, group[start : start + PUSH_CHUNK])
+            chunks = [group[start : start + PUSH_CHUNK] for start in range(0, len(group), PUSH_CHUNK)]
+            for chunk in reversed(chunks) if front else chunks:
+                self._push_chunk(priority, chunk, "LPUSH" if front else "RPUSH")
         return len(tickets)
 
-    def _push_chunk(self, priority: Priority, tickets: Sequence[Ticket]) -> None:
+    def _push_chunk(self, priority: Priority, tickets: Sequence[Ticket], how: str) -> None:
         now = self._clock()
         arguments: list[Any] = [self.queue_name(priority), self._job_prefix, _time_text(now), f"{now:.6f}"]
-        arguments += [KEEP_SECONDS, BELL_BOUND]
+        arguments += [KEEP_SECONDS, BELL_BOUND, how]
+        if how == "LPUSH":
+            tickets = tickets[::-1]
         for ticket in tickets:
             data = pack_call(ticket.task_id, ticket.epoch)
             arguments += [ticket.job_id, data, self._time_limit(ticket), ticket.name]
@@ -157,16 +165,29 @@ class RQQueueManager:
     def take(self, worker_id: str, priorities: Sequence[Priority], count: int) -> list[Taken]:
         """Move up to `count` tickets, in strict order of the priorities, to the in-flight list."""
         keys = [self.in_flight_key(worker_id), *(self.queue_key(priority) for priority in priorities)]
-        flat = self._call("take", keys, [count])
-        return [
-            Taken(_text(job_id), priorities[int(position) - 1], parse_job_id(job_id))
-            for position, job_id in zip(flat[::2], flat[1::2], strict=True)
-        ]
+        return _taken(self._call("take", keys, [count]), priorities)
+
+    def turn(
+        self, worker_id: str, ended: Sequence[Ended], priorities: Sequence[Priority], count: int
+    ) -> list[Taken]:
+        """`finish` and `take` in one round trip."""
+        if not ended:
+            return self.take(worker_id, priorities, count)
+        pipeline = self.client.pipeline(transaction=False)
+        keys = [self.in_flight_key(worker_id)]
+        self._scripts["finish"](keys=keys, args=self._finish_arguments(ended, KEEP_SECONDS), client=pipeline)
+        keys = [*keys, *(self.queue_key(priority) for priority in priorities)]
+        self._scripts["take"](keys=keys, args=[count], client=pipeline)
+        with self.health.watch():
+            return _taken(pipeline.execute()[1], priorities)
 
     def finish(self, worker_id: str, ended: Sequence[Ended], *, keep_seconds: int = KEEP_SECONDS) -> None:
         """Take ended tickets out of flight and file them where RQ's tools look."""
-        if not ended:
-            return
+        if ended:
+            keys = [self.in_flight_key(worker_id)]
+            self._call("finish", keys, self._finish_arguments(ended, keep_seconds))
+
+    def _finish_arguments(self, ended: Sequence[Ended], keep_seconds: int) -> list[Any]:
         now = self._clock()
         arguments: list[Any] = [self._job_prefix, _time_text(now), int(now), KEPT_ENTRIES, keep_seconds]
         for ticket in ended:
@@ -174,7 +195,7 @@ class RQQueueManager:
             registry = f"{RQ_KEY_PREFIX}:{word}:{self.queue_name(ticket.priority)}" if word != "gone" else ""
             started = ticket.started_at.timestamp() if ticket.started_at else now
             arguments += [ticket.job_id, word, registry, _time_text(started)]
-        self._call("finish", [self.in_flight_key(worker_id)], arguments)
+        return arguments
 
     def give_back(self, worker_id: str, taken: Sequence[Taken]) -> None:
         """Return tickets that were taken but not claimed to the head of their queues."""
@@ -184,6 +205,10 @@ class RQQueueManager:
         for priority, job_ids in groups.items():
             self._call("give_back", [self.in_flight_key(worker_id), self.queue_key(priority)], job_ids)
 
+    def close(self) -> None:
+        self.client.close()
+        self._bell.close()
+
     def leave(self, worker_id: str) -> None:
         """Delete a worker's in-flight list: what it still names is found again through the rows."""
         with self.health.watch():
@@ -192,7 +217,7 @@ class RQQueueManager:
     def wait_for_bell(self, priorities: Sequence[Priority], *, seconds: float) -> bool:
         """Block until a push rings one of these bells, at most `seconds` (below the answer time-out)."""
         with self.health.watch():
-            return self.client.blpop([self.bell_key(p) for p in priorities], timeout=seconds) is not None
+            return self._bell.blpop([self.bell_key(p) for p in priorities], timeout=seconds) is not None
 
     # --- looking ------------------------------------------------------------------------------------
 
@@ -255,6 +280,13 @@ class RQQueueManager:
     def _call(self, script: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         with self.health.watch():
             return self._scripts[script](keys=list(keys), args=list(arguments))
+
+
+def _taken(flat: Sequence[Any], priorities: Sequence[Priority]) -> list[Taken]:
+    return [
+        Taken(_text(job_id), priorities[int(position) - 1], parse_job_id(job_id))
+        for position, job_id in zip(flat[::2], flat[1::2], strict=True)
+    ]
 
 
 def _incarnation(*parts: bytes | str) -> int:
