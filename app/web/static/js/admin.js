@@ -3,7 +3,7 @@
 import { call } from "./api.js";
 import { DeadLetters } from "./deadletters.js";
 import { announce, el, fill, icon, setAttributes, setText, showProblem } from "./dom.js";
-import { ofStatus, redisShare } from "./figures.js";
+import { redisShare } from "./figures.js";
 import { trackMark } from "./marks.js";
 import { noticesOf, showNotices, showPulse, troubleNotice } from "./notices.js";
 import { poll } from "./poll.js";
@@ -42,8 +42,7 @@ function queueRow(name) {
 }
 
 async function clearQueue(name, row) {
-  const number = row.waiting;
-  const sure = await confirmed(`Cancel everything that waits in ${name}?`, `${plural(number, "task")} would end as cancelled. Each can be retried later, one by one.`, `Cancel ${plural(number, "task")}`);
+  const sure = await confirmed(`Cancel everything that waits in ${name}?`, `${plural(row.waiting, "task")} would end as cancelled, and whatever comes until you decide. Each can be retried later, one by one.`, "Cancel them");
   if (sure) act(byId("queues-error"), () => call("POST", `/admin/rq/queues/${name}/clear`), `${name} was cleared`);
 }
 
@@ -136,7 +135,7 @@ const soon = poll({
     showSubmission(snapshot);
     showRouting(snapshot);
     showWorkers(snapshot);
-    deadLetters.see(ofStatus(snapshot, "FAILED"));
+    deadLetters.see(snapshot);
   },
   onTrouble(problem, since) {
     const notice = troubleNotice(problem, since);

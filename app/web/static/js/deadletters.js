@@ -2,30 +2,37 @@
 
 import { call, retry } from "./api.js";
 import { announce, el, fill, icon, showProblem } from "./dom.js";
+import { ofStatus } from "./figures.js";
 import { confirmed } from "./question.js";
 import { ago, fullTime, plural } from "./words.js";
 
 const SHOWN = 20;
+const LONGEST_MILLISECONDS = 10_000;
 
 export class DeadLetters {
   constructor(parts) {
-    Object.assign(this, parts, { number: null });
+    Object.assign(this, parts, { number: 0, trace: null, loadedAt: 0 });
     this.retryAll.addEventListener("click", () => this.act(() => this.repeat("POST", "/admin/rq/dead-letters/retry"), "Dead letters wait again"));
     this.purgeAll.addEventListener("click", () => this.purge());
   }
 
-  /** Take the number of failed tasks; a new number means a new list. */
-  see(number) {
-    if (number === this.number) return;
-    this.number = number;
+  /** Take a new overview; other failed tasks than before mean a new list. */
+  see(snapshot) {
+    this.number = ofStatus(snapshot, "FAILED");
+    const failed = snapshot.tasks.filter((task) => task.status === "FAILED").map((task) => [task.id, task.attempt]);
+    const trace = JSON.stringify([this.number, failed]);
+    // The overview names the newest tasks only: an older one that failed again shows after a while.
+    if (trace === this.trace && Date.now() - this.loadedAt < LONGEST_MILLISECONDS) return;
+    this.trace = trace;
     this.load();
   }
 
   async load() {
+    this.loadedAt = Date.now();
     try {
       this.show(await call("GET", `/admin/rq/dead-letters?limit=${SHOWN}`));
     } catch (problem) {
-      this.number = null;
+      this.trace = null;
       if (problem.status) showProblem(this.error, problem);
     }
   }
@@ -56,7 +63,7 @@ export class DeadLetters {
   }
 
   async purge() {
-    const sure = await confirmed("Delete all dead letters?", "Their payloads, errors and history are gone for good afterwards.", `Delete ${plural(this.number, "task")}`);
+    const sure = await confirmed("Delete all dead letters?", `The payloads, errors and history of ${plural(this.number, "task")} would be gone for good.`, "Delete them");
     if (sure) this.act(() => this.repeat("DELETE", "/admin/rq/dead-letters"), "Dead letters were deleted");
   }
 
