@@ -105,9 +105,7 @@ class _Renewal:
                 wishes = claims.wishes([self._live.claim])
                 self._live.lost = self._live.claim.task_id not in wishes
                 self._live.cancel_asked = wishes.get(self._live.claim.task_id, False)
-                progress = self._live.take_progress()
-                if progress:
-                    claims.progress(self._live.claim, *progress)
+                self._live.store_progress()
                 if boot_clock() >= next_renewal:
                     next_renewal = boot_clock() + lease / 3
                     claims.renew([self._live.claim], lease_seconds=lease)

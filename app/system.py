@@ -41,7 +41,11 @@ class System:
     queue: TaskQueue
 
     def prepare(self) -> None:
-        """Bring the schema up to date and apply changed mode settings. Raises `DatabaseUnavailable`."""
+        """Make the folder of our files, bring the schema up to date and apply changed mode settings.
+
+        Raises `DatabaseUnavailable`.
+        """
+        self.config.VAR_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
         migrate(self.store.database)
         _apply_mode(self)
 

@@ -105,11 +105,8 @@ class Heartbeat:
     def _carry(self, batch: Batch, live: LiveTask | None) -> None:
         if live is None:
             return
-        claims = self._system.store.claims
-        progress = live.take_progress()
-        if progress:
-            claims.progress(live.claim, *progress)
-        wishes = claims.wishes([live.claim])
+        live.store_progress()
+        wishes = self._system.store.claims.wishes([live.claim])
         if batch.running is not live:
             return  # it ended meanwhile: its row says nothing of a claim any more
         live.lost = live.claim.task_id not in wishes

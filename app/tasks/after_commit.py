@@ -46,6 +46,8 @@ def _on_commit(connection: Connection) -> None:
 
 
 def _on_rollback(connection: Connection) -> None:
+    if connection.invalidated:
+        return  # the server is gone, and what waited on that connection with it
     connection.info.pop(_WAITING, None)
     connection.info.pop(_COMMITTED, None)
 

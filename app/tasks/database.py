@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 CONNECT_TIMEOUT_SECONDS = 5
 ANSWER_TIMEOUT_SECONDS = 60
-SQLITE_BUSY_SECONDS = 30
+SQLITE_BUSY_SECONDS = 15
 TRIES = 6
 LOOPBACK = ("localhost", "127.0.0.1", "::1", None)
 
@@ -200,7 +200,12 @@ def _repeatable(error: Exception) -> bool:
         return False
     if error.connection_invalidated:
         return True
-    return is_deadlock(error)
+    return is_deadlock(error) and not _waited_out(error)
+
+
+def _waited_out(error: DBAPIError) -> bool:
+    """SQLite has waited for its one write lock for as long as we allow: another try would double that."""
+    return "database is locked" in str(error.orig)
 
 
 def is_deadlock(error: DBAPIError) -> bool:

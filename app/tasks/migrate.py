@@ -32,6 +32,8 @@ def migrate(database: Database) -> None:
     def work(connection: Connection) -> None:
         with _alone(connection, database.kind):
             command.upgrade(_alembic(connection), "head")
+            if database.kind == "mysql":
+                connection.commit()  # before the lock goes: its DDL has committed itself, the version has not
 
     database.run(work)
 

@@ -109,7 +109,9 @@ class TaskQueue:
     def _submit_checked(self, new: NewTask) -> Submitted | TaskError:
         try:
             submitted = self._insert(new, None)
-        except (UserLimitReached, IdempotencyConflict, IntakePaused) as error:
+        except DatabaseUnavailable:
+            raise
+        except TaskError as error:
             return error
         if submitted.created and submitted.status is Status.DISPATCHED:
             self.push([_first_ticket(new)])

@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 import structlog
 from sqlalchemy.engine import Connection
@@ -97,6 +97,16 @@ class LiveTask:
             self.progress_changed = False
             return self.percent, self.step
 
+    def store_progress(self) -> None:
+        """Write what changed into the row; one statement, or none. Progress is not worth an error."""
+        progress = self.take_progress()
+        if progress is None:
+            return
+        try:
+            self._store.claims.progress(self.claim, *progress)
+        except TaskError as error:
+            log.info("task.progress_lost", task=self.claim.task_id, reason=str(error))
+
     @property
     def has_connection(self) -> bool:
         return self._connection is not None
@@ -147,7 +157,14 @@ class Runner:
         try:
             payload = handler.parse_json(claim.payload)
         except InvalidTask as error:
-            return Failed(claim, f"the payload does not fit the handler: {error}"[:ERROR_CHARACTERS])
+            reason = _storable(f"the payload does not fit the handler: {error}")
+            return Failed(claim, reason[:ERROR_CHARACTERS])
+        outcome = self._call(live, handler, payload)
+        live.store_progress()  # what the handler said last, before its end is recorded
+        return outcome
+
+    def _call(self, live: LiveTask, handler: Handler, payload: object) -> Outcome:
+        claim = live.claim
         context = TaskContext(claim.task_id, claim.attempt, claim.user_id, live, claim.failures)
         try:
             with self._time_limit(self.limit_of(claim)):
@@ -169,8 +186,9 @@ class Runner:
         try:
             text = to_json(result)
             size = len(text.encode())
-        except (TypeError, ValueError, RecursionError) as error:
-            return Failed(claim, f"the result cannot be stored as JSON: {error}"[:ERROR_CHARACTERS])
+        except Exception as error:  # to write it down runs code of the handler's, too
+            log.info("task.result_unusable", task=claim.task_id, name=claim.name, exc_info=True)
+            return Failed(claim, f"the result cannot be stored as JSON: {_sentence(error)}"[:ERROR_CHARACTERS])
         if size > self._settings.result_limit_bytes:
             limit = self._settings.result_limit_bytes
             return Failed(claim, f"the result has {size} bytes, the limit is {limit}")
@@ -284,7 +302,10 @@ def _undo(connection: Connection) -> None:
 
 def _sentence(error: BaseException) -> str:
     """The first line of what an exception says: enough for a person, no dump."""
-    lines = _storable(str(error)).strip().splitlines()
+    text = ""
+    with suppress(Exception):  # a handler's own exception may break even here
+        text = str(error)
+    lines = _storable(text).strip().splitlines()
     return lines[0][:ERROR_CHARACTERS] if lines else type(error).__name__
 
 

@@ -24,7 +24,6 @@ from app.handlers.outbound import checked_url
 from app.tasks.model import PRIORITIES
 from config import Config, ConfigError
 
-DEFAULT_URL = "http://127.0.0.1:8000"
 THIS_MACHINE = frozenset({"127.0.0.1", "localhost", "::1"})
 
 ALL_DESCRIBED, SOME_FAILED, CANNOT_RUN = 0, 1, 2
@@ -48,7 +47,12 @@ class Summary:
         return SOME_FAILED if self.failed or self.not_done or self.unreadable else ALL_DESCRIBED
 
 
-def _server_url(_: click.Context, __: click.Parameter, value: str) -> str:
+def _server_url(_: click.Context, __: click.Parameter, value: str | None) -> str:
+    if value is None:
+        try:
+            return f"http://127.0.0.1:{Config().PORT}"
+        except ConfigError as error:
+            raise click.UsageError(str(error)) from None
     try:
         return checked_url(value)
     except ValueError as error:
@@ -69,7 +73,7 @@ def _server_url(_: click.Context, __: click.Parameter, value: str) -> str:
     help="Append the lines to this file; with the same file, a later run does only what is left.",
 )
 @click.option(
-    "--url", default=DEFAULT_URL, show_default=True, callback=_server_url, help="The Twintrack server."
+    "--url", callback=_server_url, help="The Twintrack server; default: this machine, at the setting PORT."
 )
 @click.option("--token", help="The server's API token; default for this machine: the setting API_TOKEN.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,11 +13,12 @@ from sqlalchemy import func, select
 
 from app.tasks.database import Database
 from app.tasks.errors import TaskNotFound
-from app.tasks.model import PRIORITIES, Event, Priority, Status, Task
+from app.tasks.model import ENDED, PRIORITIES, Event, Priority, Status, Task
 from app.tasks.schema import AnyRow, database_now, task_events, tasks
 
 PAGE_ROWS = 50
 PAGE_LIMIT = 500
+ENDED_COUNT_SHARE = 20
 
 _LISTED = [column for column in tasks.c if column.name not in ("token", "active_key", "confirmed_in")]
 
@@ -33,8 +35,11 @@ class Filter:
 
 
 class Queries:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._database = database
+        self._clock = clock
+        self._ended: dict[tuple[Status, Priority], int] = {}
+        self._ended_until = 0.0
 
     def task(self, task_id: int) -> Task:
         """Raises `TaskNotFound`."""
@@ -66,14 +71,29 @@ class Queries:
         return [_task(row) for row in rows]
 
     def counts(self) -> dict[Status, dict[Priority, int]]:
-        """How many tasks of each status and priority there are, zeros included. One index scan."""
-        query = select(tasks.c.status, tasks.c.priority, func.count()).group_by(
-            tasks.c.status, tasks.c.priority
-        )
+        """How many tasks of each status and priority there are, zeros included.
+
+        Ended tasks may be millions: counting them takes at most a twentieth of the time, so their numbers
+        are as old as twenty times what the count took, a fraction of a second for thousands.
+        """
         counts = {status: dict.fromkeys(PRIORITIES, 0) for status in Status}
-        for status, priority, number in self._database.read(lambda on: on.execute(query).all()):
+        began = self._clock()
+        if began >= self._ended_until:
+            self._ended = self._count(ENDED)
+            self._ended_until = self._clock() + ENDED_COUNT_SHARE * (self._clock() - began)
+        open_ones = self._count([status for status in Status if status not in ENDED])
+        for (status, priority), number in (self._ended | open_ones).items():
             counts[status][priority] = number
         return counts
+
+    def _count(self, statuses: Iterable[Status]) -> dict[tuple[Status, Priority], int]:
+        query = (
+            select(tasks.c.status, tasks.c.priority, func.count())
+            .where(tasks.c.status.in_(list(statuses)))
+            .group_by(tasks.c.status, tasks.c.priority)
+        )
+        rows = self._database.read(lambda on: on.execute(query).all())
+        return {(status, priority): number for status, priority, number in rows}
 
     def oldest_waiting_seconds(self, statuses: Iterable[Status]) -> float | None:
         """Age, by the database's clock, of the oldest row in these waiting statuses."""

@@ -85,7 +85,7 @@ class Submissions:
             return None
         if connection is not None:
             return self._why(connection, new, placement)
-        return self._database.read(lambda on: self._why(on, new, placement))
+        return self._database.run(lambda on: self._why(on, new, placement))
 
     def insert_many(
         self, batch: Sequence[tuple[NewTask, Placement]], connection: Connection, now: datetime
@@ -124,7 +124,10 @@ class Submissions:
         def work(on: Connection) -> dict[str, Present]:
             return {row[0]: Present(*row[1:]) for row in on.execute(query)}
 
-        return work(connection) if connection is not None else self._database.read(work)
+        if connection is None:
+            return self._database.read(work)
+        query = query.with_for_update(read=True)  # sees past the snapshot of a REPEATABLE READ transaction
+        return work(connection)
 
     def active_of(self, keys: Iterable[str], connection: Connection | None = None) -> dict[str, int]:
         """Which of these active keys are taken, and by which task."""
@@ -133,7 +136,10 @@ class Submissions:
         def work(on: Connection) -> dict[str, int]:
             return {row.active_key: row.id for row in on.execute(query)}
 
-        return work(connection) if connection is not None else self._database.read(work)
+        if connection is None:
+            return self._database.read(work)
+        query = query.with_for_update(read=True)
+        return work(connection)
 
     def at_least_waiting(self, limit: int) -> bool:
         """True if `limit` or more tasks wait. Reads at most `limit` index entries."""
