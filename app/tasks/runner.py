@@ -188,7 +188,8 @@ class Runner:
             size = len(text.encode())
         except Exception as error:  # to write it down runs code of the handler's, too
             log.info("task.result_unusable", task=claim.task_id, name=claim.name, exc_info=True)
-            return Failed(claim, f"the result cannot be stored as JSON: {_sentence(error)}"[:ERROR_CHARACTERS])
+            reason = f"the result cannot be stored as JSON: {_sentence(error)}"
+            return Failed(claim, reason[:ERROR_CHARACTERS])
         if size > self._settings.result_limit_bytes:
             limit = self._settings.result_limit_bytes
             return Failed(claim, f"the result has {size} bytes, the limit is {limit}")
