@@ -236,6 +236,7 @@ class Runner:
 
     def _settle_alone(self, outcomes: Sequence[Outcome]) -> Settled:
         pause, longest = SETTLE_PAUSE_SECONDS
+        refused = False
         while True:
             try:
                 return self._report(outcomes, self._store.settlements.settle(outcomes))
@@ -247,6 +248,9 @@ class Runner:
             except StatementRefused as error:
                 # the database refuses what was to be stored: the task fails, its worker goes on
                 log.error("task.settle_refused", tasks=[o.claim.task_id for o in outcomes], exc_info=True)
+                if refused and self._pause(pause):  # even the sentence is refused: it is not the result
+                    raise
+                refused = True
                 outcomes = [Failed(o.claim, f"the result could not be stored: {error}") for o in outcomes]
 
     def _settle_with(self, connection: Connection, outcome: Outcome) -> Settled | None:
