@@ -36,6 +36,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1", None)
 
 _DEADLOCK_CODES = {1213, 1205, 1020}  # MySQL: deadlock, lock wait time-out, record changed
 _DEADLOCK_STATES = {"40P01", "40001", "55P03"}  # PostgreSQL: deadlock, serialization, lock not available
+_READ_ONLY_STATE = "25006"  # PostgreSQL: a standby, or a server that its operator made read-only
 
 
 class CommitUnknown(DatabaseUnavailable):
@@ -228,6 +229,8 @@ def _translated(error: Exception) -> Exception:
         return SchemaMissing("the tables are missing: start the web app or the workers once")
     if error.connection_invalidated or isinstance(error, OperationalError | InterfaceError):
         return DatabaseUnavailable(f"the database did not answer: {_first_line(error.orig)}")
+    if getattr(error.orig, "sqlstate", None) == _READ_ONLY_STATE:
+        return DatabaseUnavailable("the database takes no writes now")
     return StatementRefused(f"the database refused a statement ({type(error).__name__})")
 
 
