@@ -23,8 +23,7 @@ def test_a_rollback_after_the_connection_died_forgets_its_tickets_and_raises_not
         queue.submit(request(), connection=connection)
         server_rows.execute(end_it.format(connection.execute(text(own_number)).scalar_one()))
         with pytest.raises(DBAPIError):
-            connection.execute(text("SELECT 1")).scalar_one()
-            connection.execute(text("SELECT 1")).scalar_one()
+            connection.execute(text("SELECT 1"))
         connection.rollback()
         assert connection.execute(text("SELECT 1")).scalar_one() == 1
     assert server_rows.all() == {}

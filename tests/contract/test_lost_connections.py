@@ -10,13 +10,16 @@ from sqlalchemy.engine import Connection
 
 from app.tasks.database import CommitUnknown, Database
 from app.tasks.errors import DatabaseUnavailable
+from app.tasks.handlers import HandlerRegistry
 from app.tasks.migrate import migrate
-from app.tasks.model import Submitted
+from app.tasks.model import Status, Submitted
 from app.tasks.queue import TaskQueue
+from app.tasks.runner import LiveTask, Runner, boot_clock
+from app.tasks.settings import CoreSettings
 from app.tasks.store import Store
-from tests.contract.parts import HANDLERS, request
+from tests.contract.parts import HANDLERS, handler, request
 from tests.contract.rows import Rows
-from tests.servers import DatabaseServer
+from tests.servers import DatabaseServer, PostgresServer
 
 
 class Own:
@@ -70,6 +73,31 @@ def test_connections_that_the_server_has_closed_cost_nobody_an_answer(own: Own) 
     assert [claim.task_id for claim in answer.won] == [first.task_id]
     own.rows.engine.dispose()
     assert sorted(own.rows.all()) == [first.task_id, second.task_id, third.task_id]
+
+
+@pytest.mark.postgresql
+def test_a_result_outlives_the_time_in_which_the_database_takes_no_writes(
+    postgres_server: PostgresServer,
+) -> None:
+    with postgres_server.database() as url:
+        own = Own(postgres_server, url)
+        submitted = own.queue.submit(request())
+        claims = own.store.claims.tickets([(submitted.task_id, 1)], holder="w", lease_seconds=30).won
+        name = url.rpartition("/")[2]
+        postgres_server.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        own.disconnect_all()
+
+        def take_writes_again(seconds: float) -> bool:
+            postgres_server.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+            own.disconnect_all()
+            return False
+
+        handlers = HandlerRegistry([handler("test.noop", lambda payload: "done")])
+        runner = Runner(own.store, handlers, CoreSettings(), pause=take_writes_again)
+        settled = runner.run(LiveTask(claims[0], own.store, lease_ends=boot_clock() + 30))
+        assert settled is not None
+        assert settled.recorded == {submitted.task_id: Status.COMPLETED}
+        own.close()
 
 
 # --- answers that are lost on their way ------------------------------------------------------------------

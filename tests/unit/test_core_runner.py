@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 from structlog.testing import capture_logs
 
-from app.tasks.errors import DatabaseUnavailable
+from app.tasks.errors import DatabaseUnavailable, StatementRefused
 from app.tasks.handlers import (
     DoNotRetry,
     Handler,
@@ -402,3 +402,24 @@ def test_a_worker_that_must_stop_gives_up_waiting() -> None:
     with pytest.raises(DatabaseUnavailable):
         runner(lambda payload: 1, settlements=settlements, pause=lambda s: s > 0.15).run(live_task(claim()))
     assert settlements.settled == []
+
+
+def test_a_result_that_the_database_refuses_fails_its_task_and_not_the_worker() -> None:
+    settlements = FakeSettlements(StatementRefused("no such character"))
+    settled = runner(lambda payload: 1, settlements=settlements, pause=lambda s: True).run(live_task(claim()))
+    assert settled is not None
+    (outcome,) = settlements.settled
+    assert isinstance(outcome, Failed)
+    assert outcome.error == "the result could not be stored: no such character"
+
+
+def test_a_database_that_refuses_even_the_failure_is_waited_for() -> None:
+    settlements, pauses = FakeSettlements(*[StatementRefused("no")] * 4), list[float]()
+
+    def pause(seconds: float) -> bool:
+        pauses.append(seconds)
+        return len(pauses) == 3
+
+    with pytest.raises(StatementRefused):
+        runner(lambda payload: 1, settlements=settlements, pause=pause).run(live_task(claim()))
+    assert len(pauses) == 3
