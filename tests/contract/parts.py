@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 from pydantic import TypeAdapter
+from sqlalchemy import event
 
+from app.tasks.database import Database
 from app.tasks.handlers import Handler, HandlerRegistry
 from app.tasks.model import OnLost
 from app.tasks.queue import TaskQueue
@@ -92,3 +96,26 @@ class InBackground:
             return self._future.result(timeout=seconds)
         finally:
             self._pool.shutdown()
+
+
+@contextmanager
+def counted(database: Database) -> Iterator[Counter[str]]:
+    """The statements and commits that a database's two pools see inside the block."""
+    seen: Counter[str] = Counter()
+
+    def statement(*_: Any) -> None:
+        seen["statements"] += 1
+
+    def commit(*_: Any) -> None:
+        seen["commits"] += 1
+
+    engines = (database.engine, database._auto)
+    for engine in engines:
+        event.listen(engine, "before_cursor_execute", statement)
+        event.listen(engine, "commit", commit)
+    try:
+        yield seen
+    finally:
+        for engine in engines:
+            event.remove(engine, "before_cursor_execute", statement)
+            event.remove(engine, "commit", commit)
