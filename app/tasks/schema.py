@@ -26,6 +26,7 @@ from sqlalchemy import (
     TypeDecorator,
     false,
     literal_column,
+    text,
 )
 from sqlalchemy.dialects import mysql
 from sqlalchemy.ext.compiler import compiles
@@ -139,6 +140,13 @@ def short_word(length: int) -> Any:
     return String(length).with_variant(mysql.VARCHAR(length, collation="utf8mb4_bin"), "mysql", "mariadb")
 
 
+def _filled(column: str) -> dict[str, Any]:
+    """Leave empty values out of an index where the database can: most rows have none, and PostgreSQL would
+    write an entry for them at every update of the row."""
+    condition = text(f"{column} IS NOT NULL")
+    return {"postgresql_where": condition, "sqlite_where": condition}
+
+
 _STATUSES = ", ".join(f"'{status}'" for status in Status)
 
 tasks = Table(
@@ -177,10 +185,10 @@ tasks = Table(
     # claims in order of service; the sweeper's look at unconfirmed tickets
     Index("ix_tasks_waiting", "status", "priority", "confirmed_in", "id"),
     # due tasks; NULL for all others
-    Index("ix_tasks_run_at", "run_at"),
+    Index("ix_tasks_run_at", "run_at", **_filled("run_at")),
     # the active-task limit: one row per user and slot
-    Index("uq_tasks_active_key", "active_key", unique=True),
-    Index("uq_tasks_idempotency_key", "idempotency_key", unique=True),
+    Index("uq_tasks_active_key", "active_key", unique=True, **_filled("active_key")),
+    Index("uq_tasks_idempotency_key", "idempotency_key", unique=True, **_filled("idempotency_key")),
     mysql_engine="InnoDB",
     mysql_charset="utf8mb4",
     mysql_row_format="DYNAMIC",

@@ -13,6 +13,12 @@ branch_labels = None
 depends_on = None
 
 
+def _index(name: str, column: str, *, unique: bool) -> None:
+    """An index without the rows that have no value, where the database can leave them out."""
+    filled = sa.text(f"{column} IS NOT NULL")
+    op.create_index(name, "tasks", [column], unique=unique, postgresql_where=filled, sqlite_where=filled)
+
+
 def upgrade() -> None:
     op.create_table(
         "locks",
@@ -103,10 +109,10 @@ def upgrade() -> None:
         mysql_engine="InnoDB",
         mysql_row_format="DYNAMIC",
     )
-    op.create_index("ix_tasks_run_at", "tasks", ["run_at"], unique=False)
+    _index("ix_tasks_run_at", "run_at", unique=False)
     op.create_index("ix_tasks_waiting", "tasks", ["status", "priority", "confirmed_in", "id"], unique=False)
-    op.create_index("uq_tasks_active_key", "tasks", ["active_key"], unique=True)
-    op.create_index("uq_tasks_idempotency_key", "tasks", ["idempotency_key"], unique=True)
+    _index("uq_tasks_active_key", "active_key", unique=True)
+    _index("uq_tasks_idempotency_key", "idempotency_key", unique=True)
     op.create_table(
         "workers",
         sa.Column("id", short_word(100), nullable=False),
