@@ -261,23 +261,25 @@ class Sweeper:
             )
             if not waiting:
                 break
-            self._push_missing(tickets, priority, waiting, healed)
+            look = self._push_missing(tickets, priority, waiting, healed)
+            present = [ticket for ticket in waiting if ticket.job_id in look.job_ids]
+            healed.confirmed += self._store.dispatched.confirm(present, incarnation=look.incarnation)
             if len(waiting) < BATCH:
                 break
         self._second_look(tickets, priority, healed)
 
     def _push_missing(
         self, tickets: RQQueueManager, priority: Priority, waiting: list[Ticket], healed: Healed
-    ) -> None:
-        """Push what is not in its queue's own list, with the same epoch; confirm what is."""
+    ) -> Look:
+        """Push what is not in its queue's own list, with the same epoch; returns the look that told.
+
+        What is pushed is not yet confirmed: the next pass sees and confirms it."""
         look = tickets.look(priority)
         missing = [ticket for ticket in waiting if ticket.job_id not in look.job_ids]
-        present = [ticket for ticket in waiting if ticket.job_id in look.job_ids]
-        healed.confirmed += self._store.dispatched.confirm(present, incarnation=look.incarnation)
         if missing:
             log.warning("tickets.pushed_again", priority=priority.value, count=len(missing))
             healed.pushed += tickets.push(missing)
-            # pushed by us this moment and not yet confirmed: the next pass sees and confirms them
+        return look
 
     def _second_look(self, tickets: RQQueueManager, priority: Priority, healed: Healed) -> None:
         """A confirmed row whose queue is empty, or whose queue's head was pushed later than the row plus
