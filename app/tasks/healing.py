@@ -61,7 +61,6 @@ class Sweeper:
         holder: str,
         dead_holders: DeadHolders = lambda holders: {},
         clock: Callable[[], float] = time.monotonic,
-        database_clock: Callable[[], float] = time.time,
     ) -> None:
         """`dead_holders` names those of the given workers that are proven dead, and what they had started."""
         self.queue = queue
@@ -72,7 +71,6 @@ class Sweeper:
         self._holder = holder
         self._dead_holders = dead_holders
         self._clock = clock
-        self._database_clock = database_clock
         self._next_full_pass = 0.0
         self._expired_since: dict[tuple[int, int], float] = {}
 
@@ -288,7 +286,7 @@ class Sweeper:
         grace = self._settings.ticket_grace_seconds
         age = grace
         if head.length and head.head_pushed_at is not None:
-            age = max(grace, self._database_clock() - head.head_pushed_at + grace)
+            age = max(grace, tickets.database_clock() - head.head_pushed_at + grace)
         suspects = self._store.dispatched.confirmed(
             priority, incarnation=head.incarnation, older_than_seconds=age, limit=BATCH
         )

@@ -108,7 +108,7 @@ class RQQueueManager:
         self.health = health or RedisHealth()
         self.prefix = prefix
         self._time_limit = time_limit
-        self._clock = database_clock
+        self.database_clock = database_clock
         self._job_prefix = f"{RQ_KEY_PREFIX}:job:"
         self._marker_key = f"twintrack:{prefix}marker"
         self._scripts = {
@@ -149,7 +149,7 @@ class RQQueueManager:
         return len(tickets)
 
     def _push_chunk(self, priority: Priority, tickets: Sequence[Ticket], how: str) -> None:
-        now = self._clock()
+        now = self.database_clock()
         arguments: list[Any] = [self.queue_name(priority), self._job_prefix, _time_text(now), f"{now:.6f}"]
         arguments += [KEEP_SECONDS, BELL_BOUND, how]
         if how == "LPUSH":
@@ -188,7 +188,7 @@ class RQQueueManager:
             self._call("finish", keys, self._finish_arguments(ended, keep_seconds))
 
     def _finish_arguments(self, ended: Sequence[Ended], keep_seconds: int) -> list[Any]:
-        now = self._clock()
+        now = self.database_clock()
         arguments: list[Any] = [self._job_prefix, _time_text(now), int(now), KEPT_ENTRIES, keep_seconds]
         for ticket in ended:
             word = "gone" if ticket.ok is None else "finished" if ticket.ok else "failed"
