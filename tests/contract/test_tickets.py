@@ -158,7 +158,7 @@ def test_the_registry_keeps_the_last_thousand_and_their_hashes(tickets: RQQueueM
     total = KEPT_ENTRIES + 30
     tickets.push(several(10_001, total))
     now = [1_800_000_000.0]
-    tickets._clock = lambda: now[0]
+    tickets.database_clock = lambda: now[0]
     for _ in range(5):
         now[0] += 1
         taken = tickets.take(WORKER, PRIORITIES, total // 5)
@@ -247,7 +247,7 @@ def test_a_look_sees_the_queues_own_list_and_not_what_is_in_flight(tickets: RQQu
 
 def test_a_look_tells_when_the_head_was_pushed_by_the_databases_clock(tickets: RQQueueManager) -> None:
     now = [5000.25]
-    tickets._clock = lambda: now[0]
+    tickets.database_clock = lambda: now[0]
     assert tickets.look(Priority.NORMAL).head_pushed_at is None
     tickets.push([ticket(1)])
     now[0] = 6000.5
@@ -297,7 +297,7 @@ def rq_queue(tickets: RQQueueManager, name: str = "normal") -> Queue:
 
 def test_a_ticket_is_a_job_that_rq_can_fetch(tickets: RQQueueManager) -> None:
     now = 1_800_000_000.5
-    tickets._clock = lambda: now
+    tickets.database_clock = lambda: now
     tickets.push([ticket(42, Priority.HIGH, epoch=7, timeout_seconds=90)])
     (job,) = rq_queue(tickets, "high").get_jobs()
     fetched = TicketJob.fetch("t42-e7", connection=tickets.client, serializer=TicketSerializer)
