@@ -27,6 +27,7 @@ from sqlalchemy import (
     false,
     literal_column,
     text,
+    type_coerce,
 )
 from sqlalchemy.dialects import mysql
 from sqlalchemy.ext.compiler import compiles
@@ -198,6 +199,12 @@ tasks = Table(
 def bucket_of() -> ColumnElement[int]:
     """`ids.bucket_of` in SQL: the row's place in a percentage share, 0 to 99."""
     return tasks.c.id.bitwise_rshift(literal_column("14")) * 61 % 9973 % 100
+
+
+def status_is(status: Status) -> ColumnElement[bool]:
+    """The status as a condition beside a list of ids. Spelt so that no planner searches by the status index
+    instead: on a table without statistics PostgreSQL took it for the shorter way, past every waiting row."""
+    return type_coerce(tasks.c.status, String).concat("") == status.value
 
 
 routing = Table(

@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 
 from app.tasks.database import Database
 from app.tasks.model import PRIORITIES, Claim, Priority, Status, Track
-from app.tasks.schema import AnyRow, database_now, tasks
+from app.tasks.schema import AnyRow, database_now, status_is, tasks
 from app.tasks.store.routing import read_routing
 
 _token = random.SystemRandom()
@@ -183,7 +183,7 @@ _TICKETED = (
     select(*_CLAIMED_COLUMNS)
     .where(
         tasks.c.id.in_(bindparam("ids", expanding=True)),
-        tasks.c.status == Status.DISPATCHED,
+        status_is(Status.DISPATCHED),
     )
     .order_by(tasks.c.id)
     .with_for_update()
@@ -217,7 +217,7 @@ def _held_by(claims: Sequence[Claim]) -> Any:
     return and_(
         tasks.c.id.in_([claim.task_id for claim in claims]),
         tasks.c.token.in_(sorted({claim.token for claim in claims})),
-        tasks.c.status == Status.PROCESSING,
+        status_is(Status.PROCESSING),
     )
 
 

@@ -23,7 +23,7 @@ from app.tasks.model import (
     RetryLater,
     Status,
 )
-from app.tasks.schema import database_now, tasks
+from app.tasks.schema import database_now, status_is, tasks
 from app.tasks.store import events
 from app.tasks.store.placing import FRESH, OVER, PLACED_COLUMNS, place
 from app.tasks.store.routing import hold_routing
@@ -49,6 +49,10 @@ class Settlements:
         self._database = database
         self._mark = "?" if database.kind == "sqlite" else "%s"
         now = database_now().compile(dialect=database.engine.dialect)
+        processing = status_is(Status.PROCESSING)
+        self._processing = processing.compile(
+            dialect=database.engine.dialect, compile_kwargs={"literal_binds": True}
+        )
         self._over = (
             "token = NULL, lease_until = NULL, confirmed_in = 0, run_at = NULL,"
             f" held = {false().compile(dialect=database.engine.dialect)}, active_key = NULL, ended_at = {now}"
@@ -107,7 +111,7 @@ class Settlements:
         sql = (
             f"UPDATE tasks SET status = 'COMPLETED', result = {value}, {self._over},"  # noqa: S608 - marks only
             f" error = NULL, progress_percent = 100 WHERE id IN ({marks}) AND token = {mark}"
-            " AND status = 'PROCESSING' AND NOT cancel_requested"
+            f" AND {self._processing} AND NOT cancel_requested"
         )
         return sql, (*values, *ids, token)
 
@@ -131,7 +135,7 @@ def _release(on: Connection, claims: Sequence[Claim], settled: Settled) -> None:
         .where(
             tasks.c.id.in_([claim.task_id for claim in claims]),
             tasks.c.token.in_({claim.token for claim in claims}),
-            tasks.c.status == Status.PROCESSING,
+            status_is(Status.PROCESSING),
         )
         .order_by(tasks.c.priority, tasks.c.id)
         .with_for_update()

@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 
 from app.tasks.database import Database
 from app.tasks.model import Priority, Status, Ticket
-from app.tasks.schema import database_now, tasks
+from app.tasks.schema import database_now, status_is, tasks
 
 _TICKET_COLUMNS = (
     tasks.c.id,
@@ -46,7 +46,7 @@ class DispatchedRows:
         pairs = [(ticket.task_id, ticket.epoch) for ticket in sorted(seen, key=lambda t: t.task_id)]
         statement = (
             update(tasks)
-            .where(tuple_(tasks.c.id, tasks.c.epoch).in_(pairs), tasks.c.status == Status.DISPATCHED)
+            .where(tuple_(tasks.c.id, tasks.c.epoch).in_(pairs), status_is(Status.DISPATCHED))
             .values(confirmed_in=incarnation)
         )
         return self._database.run(lambda on: on.execute(statement).rowcount)
@@ -58,7 +58,7 @@ class DispatchedRows:
         statement = (
             update(tasks)
             .where(tuple_(tasks.c.id, tasks.c.epoch).in_(sorted(references)))
-            .where(tasks.c.status == Status.DISPATCHED)
+            .where(status_is(Status.DISPATCHED))
             .values(confirmed_in=0)
         )
         return self._database.run(lambda on: on.execute(statement).rowcount)
@@ -67,7 +67,7 @@ class DispatchedRows:
         """Those of the (id, epoch) pairs that name a DISPATCHED row at that epoch."""
         wanted = set(references)
         query = select(tasks.c.id, tasks.c.epoch).where(
-            tasks.c.id.in_(sorted({task_id for task_id, _ in wanted})), tasks.c.status == Status.DISPATCHED
+            tasks.c.id.in_(sorted({task_id for task_id, _ in wanted})), status_is(Status.DISPATCHED)
         )
         rows = self._database.read(lambda on: on.execute(query).all())
         return {(row.id, row.epoch) for row in rows} & wanted
