@@ -73,25 +73,27 @@ class Sweeper:
         self._clock = clock
         self._next_full_pass = 0.0
         self._expired_since: dict[tuple[int, int], float] = {}
+        self._last_look = clock()
 
     def step(self) -> Healed | None:
         """Heal what is cheap to see; every few seconds everything. None: another sweeper is active.
 
         Raises `DatabaseUnavailable`; the next step begins anew.
         """
-        if not self._lock():
-            return None
-        healed = Healed()
         try:
-            rules = self._end_of_pauses(self._store.routing.refresh())
-            rules = self._fallback(rules, healed)
-            healed.due += self._repeat(lambda: self._store.moves.due(limit=BATCH))
-            if self._clock() >= self._next_full_pass:
-                self._next_full_pass = self._clock() + FULL_PASS_SECONDS
-                self._full_pass(rules, healed)
+            return self._heal() if self._lock() else None
         except TaskError:
             self._expired_since.clear()  # leases count as seen expired only while the database answers
             raise
+
+    def _heal(self) -> Healed:
+        healed = Healed()
+        rules = self._end_of_pauses(self._store.routing.refresh())
+        rules = self._fallback(rules, healed)
+        healed.due += self._repeat(lambda: self._store.moves.due(limit=BATCH))
+        if self._clock() >= self._next_full_pass:
+            self._next_full_pass = self._clock() + FULL_PASS_SECONDS
+            self._full_pass(rules, healed)
         return healed
 
     def _lock(self) -> bool:
@@ -214,12 +216,15 @@ class Sweeper:
     def _reclaim_expired(self, healed: Healed) -> None:
         """A lease counts as over when it was seen expired for one renewal interval: after an outage of the
         database, living workers get the time to renew."""
-        now = self._clock()
         rows = self._store.moves.expired(limit=BATCH)
+        now, interval = self._clock(), self._settings.lease_seconds / 3
+        if now - self._last_look > max(interval, 2 * FULL_PASS_SECONDS):
+            self._expired_since = {}  # nobody looked, or the database hung: workers could not renew either
+        self._last_look = now
         seen = {(row.id, row.token): self._expired_since.get((row.id, row.token), now) for row in rows}
         self._expired_since = seen
         for row in rows:
-            if now - seen[(row.id, row.token)] >= self._settings.lease_seconds / 3:
+            if now - seen[(row.id, row.token)] >= interval:
                 self._reclaim(row, "the lease expired", healed)
 
     def _reclaim_dead(self, healed: Healed) -> None:
