@@ -165,11 +165,11 @@ class Sweeper:
     def _fallback(self, rules: Routing, healed: Healed) -> Routing:
         """Record that Redis is away for too long, or that it is back; moves follow the routing."""
         tickets = self._tickets
-        if tickets is None or not self._settings.fallback_enabled:
+        recorded = any(route.fallback for route in rules.values())
+        if tickets is None or not (recorded or self._settings.fallback_enabled):
             return rules
         if tickets.health.worth_a_try:
             tickets.ping()
-        recorded = any(route.fallback for route in rules.values())
         uses_redis = any(route.redis_percent or route.name_percents for route in rules.values())
         if not recorded and uses_redis and tickets.health.away_seconds >= self._patience_seconds:
             log.warning("fallback.began", away_seconds=round(tickets.health.away_seconds, 1))
