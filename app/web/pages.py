@@ -110,16 +110,17 @@ def _overview(system: System) -> dict[str, Any]:
     counts = store.queries.counts()
     workers = store.registry.workers()
     tickets, connected = _tickets(system)
+    rules = store.routing.current()
     return {
         "counts": {status.value: _by_priority(numbers) for status, numbers in counts.items()},
         "tickets": tickets,
         "workers": [_worker_json(worker) for worker in workers],
-        "routing": _routing_json(store.routing.current()),
+        "routing": _routing_json(rules),
         "redis": {
             "connected": connected,
             "away_seconds": 0.0 if system.tickets is None else round(system.tickets.health.away_seconds, 1),
         },
-        "tasks": [_brief(task) for task in _followed(system, counts)],
+        "tasks": [_brief(task, rules) for task in _followed(system, counts)],
         "now": iso(parts.now()),
     }
 
@@ -149,13 +150,18 @@ def _followed(system: System, counts: Mapping[Status, Mapping[Priority, int]]) -
     return newest + [task for task in running if task.task_id not in seen]
 
 
-def _brief(task: Task) -> dict[str, Any]:
+def _brief(task: Task, rules: Routing) -> dict[str, Any]:
+    """A task as the drawing needs it. `track_by_rules` is where the present rules send it: that is how it
+    came to its worker, if they have not changed since."""
+    route = rules.get(task.priority)
     return {
         "id": str(task.task_id),
         "name": task.name,
         "status": task.status.value,
         "priority": task.priority.value,
         "track": track_of(task.status),
+        "track_by_rules": route.track_of(task.task_id, task.name).value if route else None,
+        "created_at": iso(task.created_at),
         "worker": task.holder,
         "attempt": task.attempt,
         "percent": task.progress_percent,

@@ -42,10 +42,10 @@ export function planFor(width, slots) {
 /** Where a wagon stands in a lane: 0 is the head, nearest the workers. */
 export const wagonX = (plan, index) => plan.lane + plan.laneLength - 5 - plan.wagon - index * plan.wagonPitch;
 
-/** The smallest of 10, 20, 50, 100 … that is not below n: what a full lane stands for. */
+/** The smallest of 10, 20, 30, 50, 100 … that is not below n: what a full lane stands for. */
 export function ceiling(n) {
   const decade = 10 ** Math.floor(Math.log10(Math.max(n, 10)));
-  return [1, 2, 5, 10].map((step) => step * decade).find((value) => value >= n);
+  return [1, 2, 3, 5, 10].map((step) => step * decade).find((value) => value >= n);
 }
 
 /** An SVG path through a smooth S from one point to another. */

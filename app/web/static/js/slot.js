@@ -23,8 +23,9 @@ export class SlotView {
   }
 
   /** Show a worker with its tasks; null: no worker is there. `hidden`: workers for whom there is no slot.
-   * `othersServe`: workers of the other track live, who take over when they must. */
-  draw(worker, hidden, othersServe) {
+   * `othersServe`: workers of the other track live, who take over when they must. The wagon has the colour of
+   * the track that brought its task. */
+  draw(worker, hidden, { othersServe, trackOf }) {
     this.task = worker?.tasks[0] ?? null;
     const others = Math.max(0, (worker?.tasks.length ?? 0) - 1);
     setAttributes(this.element, { class: `slot ${!worker ? "absent" : this.task ? "busy" : "idle"}` });
@@ -33,6 +34,7 @@ export class SlotView {
     this.text.setAttribute("x", this.slot.x + (!this.task ? 10 : this.plan.narrow ? 21 : 27));
     const tail = hidden > 0 ? `+${hidden}` : others ? `+${others}` : this.task && !this.plan.narrow ? `${this.task.percent} %` : "";
     setText(this.more, tail);
+    this.wagon.setAttribute("class", `wagon ${(this.task && trackOf(this.task)) ?? "unknown"}`);
     this.showPercent(this.task);
   }
 

@@ -12,9 +12,10 @@ import { travel } from "./travellers.js";
 const HEADS = { redis: "Redis", database: "Database" };
 
 export class TracksDrawing {
-  /** Draws into `container`; `openTask(id)` is called when a running task is chosen. */
-  constructor(container, { aside, legend, openTask }) {
-    Object.assign(this, { container, aside, legend, openTask });
+  /** Draws into `container`; `openTask(id)` is called when a running task is chosen,
+   * `trackOf(task)` tells the track that brought it. */
+  constructor(container, { aside, legend, openTask, trackOf }) {
+    Object.assign(this, { container, aside, legend, openTask, trackOf });
     this.table = el("table");
     this.scale = null;
     new ResizeObserver(() => this.snapshot && this.draw(this.snapshot)).observe(container);
@@ -32,7 +33,7 @@ export class TracksDrawing {
     this.drawSiding(snapshot);
     this.drawEnd(snapshot);
     this.describe(snapshot, lanes);
-    if (before && before.now !== snapshot.now) travel(this.plan, this.layer, before, snapshot);
+    if (before && before.now !== snapshot.now) travel(this.plan, this.layer, { before, after: snapshot, trackOf: this.trackOf });
   }
 
   /** Mark the figures as old: the server does not answer. */
@@ -77,6 +78,7 @@ export class TracksDrawing {
       rails.append(svg("path", { d: curve([plan.trunk, place.middle], [slot.x, slot.y]) }));
       rails.append(svg("path", { d: outward(plan, track, slot) }));
     }
+    if (track === "database") rails.append(svg("path", { class: "crossover", d: crossover(plan) }));
     const element = svg("g", { class: `band ${track}` }, rails, head, note, Object.values(lanes).map((lane) => lane.element), slots.map((slot) => slot.element));
     return { element, note, lanes, slots };
   }
@@ -95,7 +97,7 @@ export class TracksDrawing {
     const band = this.bands[track];
     for (const name of PRIORITIES) band.lanes[name].draw(lanes[name], this.scale, obstacle(snapshot, track, name), snapshot.routing[name]?.intake);
     const last = band.slots.length - 1;
-    band.slots.forEach((view, index) => view.draw(slots[index] ?? null, index === last ? slots.length - index - 1 : 0, snapshot.workers.length > 0));
+    band.slots.forEach((view, index) => view.draw(slots[index] ?? null, index === last ? slots.length - index - 1 : 0, { othersServe: snapshot.workers.length > 0, trackOf: this.trackOf }));
     const state = bandState(snapshot, track);
     band.element.classList.toggle("away", state.away);
     setText(band.note, this.plan.narrow ? state.short : state.note);
@@ -118,11 +120,17 @@ export class TracksDrawing {
     const processing = ofStatus(snapshot, "PROCESSING");
     const waiting = ofStatus(snapshot, "DISPATCHED") + ofStatus(snapshot, "QUEUED");
     setText(this.aside, `${count(waiting)} waiting · ${count(processing)} processing`);
-    const scale = this.scale ? `A full lane is ${count(this.scale)} tasks.` : "One wagon is one task.";
+    const scale = this.scale ? `A full lane is ${count(this.scale)} tasks.` : "One wagon is one task, in the colour of its track.";
     const hollow = PRIORITIES.some((name) => lanes.redis[name].waiting > (lanes.redis[name].ticketed ?? 0));
     setText(this.legend, hollow ? `${scale} A hollow one is safe in the database and has no ticket in Redis just now.` : scale);
     fill(this.table, ...figuresTable(snapshot, lanes));
   }
+}
+
+/** From the database's lanes to the workers of the Redis track, which serve both when they must. */
+function crossover(plan) {
+  const [nearest] = plan.bands.redis.slots.slice(-1);
+  return curve([plan.trunk, plan.bands.database.middle], [nearest.x, nearest.y]);
 }
 
 function outward(plan, track, slot) {
@@ -137,7 +145,7 @@ function makeEnd(plan) {
   const line = (name, x, y) => svg("text", { class: name, x, y });
   const box = svg("rect", { class: "end-box", x: left + 0.5, y: top + 0.5, width: width - 1, height: height - 1, rx: 12 });
   const texts = plan.narrow
-    ? { total: line("end-total", 14, top + 22), word: line("end-word", 14, top + 37), failed: line("end-none", width * 0.5, top + 20), cancelled: line("end-none", width * 0.5, top + 36), quarantined: line("end-failed", width * 0.75, top + 20) }
+    ? { total: line("end-total", 14, top + 22), word: line("end-word", 14, top + 37), failed: line("end-none", width * 0.33, top + 20), cancelled: line("end-none", width * 0.58, top + 20), quarantined: line("end-failed", width * 0.33, top + 37) }
     : { total: line("end-total", left + 16, top + 38), word: line("end-word", left + 16, top + 56), failed: line("end-none", left + 16, top + 82), cancelled: line("end-none", left + 16, top + 99), quarantined: line("end-failed", left + 16, top + 116) };
   texts.word.textContent = "completed";
   return { element: svg("g", { class: "end" }, box, Object.values(texts)), ...texts };

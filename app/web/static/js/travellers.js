@@ -12,52 +12,42 @@ const MOST_AT_ONCE = 16;
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 /** Send wagons along the ways that their tasks took between two overviews. */
-export function travel(plan, layer, before, after) {
+export function travel(plan, layer, { before, after, trackOf }) {
   if (calm.matches || document.hidden) return;
-  const journeys = journeysBetween(before, after);
+  const journeys = journeysBetween(before, after, trackOf);
   if (journeys.length <= MOST_AT_ONCE) journeys.forEach((journey, index) => send(plan, layer, journey, index));
 }
 
 /** The ways of all tasks that moved: those that both overviews name, and new ones, which came in by the entry. */
-export function journeysBetween(before, after) {
+export function journeysBetween(before, after, trackOf) {
   const known = new Map(before.tasks.map((task) => [task.id, task]));
   const newest = before.tasks.reduce((most, task) => (isLater(task.id, most) ? task.id : most), "");
   return after.tasks
     .filter((task) => known.has(task.id) || isLater(task.id, newest))
-    .map((task) => journey(before, after, known.get(task.id), task))
+    .map((task) => journey(before, after, known.get(task.id), task, trackOf(task)))
     .filter((way) => way !== null);
 }
 
-function journey(before, after, was, task) {
+function journey(before, after, was, task, track) {
   const to = placeOf(after, task);
   const slot = slotPlace(after, task.worker);
-  if (!was) return arrival(after, task, to, slot);
+  if (!was) return arrival(task, to, slot, track);
   const from = placeOf(before, was);
   if (from.kind === "lane" && to.kind === "lane") return moved(from, to) ? { path: [from, to], tone: to.track } : null;
   if (from.kind === "lane" && to.kind === "slot") return { path: [from, to], tone: from.track };
   const ran = task.attempt > was.attempt;
   if (from.kind === "lane" && to.kind === "end" && ran) return { path: slot ? [from, slot, to] : [from, to], tone: from.track };
-  if (from.kind === "slot" && to.kind === "end") return { path: [from, to], tone: from.track };
+  if (from.kind === "slot" && to.kind === "end") return { path: [from, to], tone: track };
   if (from.kind === "siding" && to.kind === "lane") return { path: [from, to], tone: to.track };
   return null; // it stayed, or went back to wait: the figures say so
 }
 
 /** The way of a task that was submitted since the overview before. */
-function arrival(after, task, to, slot) {
-  if (to.kind === "siding") return null;
-  const track = to.kind === "lane" ? to.track : trackByRules(after, task, slot);
-  if (!track || (to.kind === "end" && !task.attempt)) return null;
+function arrival(task, to, slot, track) {
+  if (!track || to.kind === "siding" || (to.kind === "end" && !task.attempt)) return null;
   const lane = { kind: "lane", track, priority: task.priority };
   const stops = to.kind === "lane" ? [] : to.kind === "slot" ? [to] : slot ? [slot, to] : [to];
   return { path: [{ ...lane, kind: "entry" }, lane, ...stops], tone: track };
-}
-
-/** The track that brought a task to its worker: by the rules where they leave no choice, else the worker's. */
-function trackByRules(snapshot, task, slot) {
-  const rule = snapshot.routing[task.priority];
-  if (rule?.fallback || rule?.redis_percent === 0) return "database";
-  if (rule?.redis_percent === 100) return "redis";
-  return slot?.track ?? null;
 }
 
 const moved = (from, to) => from.track !== to.track || from.priority !== to.priority;
@@ -67,7 +57,7 @@ const isLater = (a, b) => a.length > b.length || (a.length === b.length && a > b
 
 function send(plan, layer, { path, tone }, index) {
   const points = route(plan, path);
-  const wagon = svg("rect", { class: `wagon ${tone}`, x: -6, y: -5, width: 12, height: 10, rx: 2.5 });
+  const wagon = svg("rect", { class: `wagon ${tone ?? "unknown"}`, x: -6, y: -5, width: 12, height: 10, rx: 2.5 });
   layer.append(wagon);
   const frames = points.map(([x, y]) => ({ transform: `translate(${x}px, ${y}px)` }));
   const delay = Math.min(index * BETWEEN_STARTS_MILLISECONDS, 400);
