@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Select, func, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, and_, func, select, tuple_, update
 from sqlalchemy.engine import Connection
 
 from app.tasks.database import Database
@@ -43,24 +43,15 @@ class DispatchedRows:
         """Write the incarnation into rows that still have the epoch of the ticket that was seen."""
         if not seen:
             return 0
-        pairs = [(ticket.task_id, ticket.epoch) for ticket in sorted(seen, key=lambda t: t.task_id)]
-        statement = (
-            update(tasks)
-            .where(tuple_(tasks.c.id, tasks.c.epoch).in_(pairs), status_is(Status.DISPATCHED))
-            .values(confirmed_in=incarnation)
-        )
+        pairs = [(ticket.task_id, ticket.epoch) for ticket in seen]
+        statement = update(tasks).where(_named(pairs)).values(confirmed_in=incarnation)
         return self._database.run(lambda on: on.execute(statement).rowcount)
 
     def unconfirm(self, references: Sequence[tuple[int, int]]) -> int:
         """Forget that these tickets were seen: they were dropped on purpose."""
         if not references:
             return 0
-        statement = (
-            update(tasks)
-            .where(tuple_(tasks.c.id, tasks.c.epoch).in_(sorted(references)))
-            .where(status_is(Status.DISPATCHED))
-            .values(confirmed_in=0)
-        )
+        statement = update(tasks).where(_named(references)).values(confirmed_in=0)
         return self._database.run(lambda on: on.execute(statement).rowcount)
 
     def current(self, references: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
@@ -92,6 +83,16 @@ class DispatchedRows:
             ]
 
         return self._database.read(work)
+
+
+def _named(references: Sequence[tuple[int, int]]) -> ColumnElement[bool]:
+    """DISPATCHED rows at these epochs. The ids by themselves too: SQLite finds no pair by an index."""
+    pairs = sorted(references)
+    return and_(
+        tasks.c.id.in_([task_id for task_id, _ in pairs]),
+        tuple_(tasks.c.id, tasks.c.epoch).in_(pairs),
+        status_is(Status.DISPATCHED),
+    )
 
 
 def _dispatched(priority: Priority, older_than_seconds: float, limit: int) -> Select[Any]:
