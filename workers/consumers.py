@@ -154,12 +154,15 @@ class DatabaseConsumer:
         *,
         grace_seconds: float,
         always: bool,
+        pollers_beside: bool = False,
         priorities: Sequence[Priority] = PRIORITIES,
     ) -> None:
-        """`always` polls whatever the routing says."""
+        """`always` polls whatever the routing says. With `pollers_beside`, the database track has workers
+        of its own: this one helps them only during a fallback."""
         self._store = store
         self._grace_seconds = grace_seconds
         self._always = always
+        self._pollers_beside = pollers_beside
         self._priorities = list(priorities)
         self._next_dormant_look = 0.0
 
@@ -184,6 +187,7 @@ class DatabaseConsumer:
         """The row is all there is."""
 
     def _awake(self, rules: Routing) -> bool:
-        return any(
-            route.fallback or route.redis_percent < 100 or route.name_percents for route in rules.values()
-        )
+        if any(route.fallback for route in rules.values()):
+            return True
+        by_database = any(route.redis_percent < 100 or route.name_percents for route in rules.values())
+        return by_database and not self._pollers_beside

@@ -60,6 +60,7 @@ class Worker:
             system.store,
             grace_seconds=system.settings.ticket_grace_seconds,
             always=track is Track.DATABASE,
+            pollers_beside=system.config.pollers_enabled,
             priorities=self._priorities,
         )
         consumers: list[Consumer] = [c for c in (self._redis, self._database) if c is not None]
