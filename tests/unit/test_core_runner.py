@@ -326,45 +326,6 @@ def test_nothing_is_started_once_the_lease_is_over() -> None:
     assert (called, settlements.settled) == ([], [])
 
 
-# --- when to try again ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("failures", [0, 1, 2, 5, 10, 60, 5000])
-def test_the_delay_doubles_up_to_a_cap_and_half_of_it_is_chance(failures: int) -> None:
-    run = runner(lambda payload: None, retry_base_seconds=60, retry_cap_seconds=3600)
-    whole = min(3600.0, 60 * 2.0 ** min(failures, 20))
-    delays = {run.retry_delay(claim(failures=failures), None) for _ in range(200)}
-    assert whole / 2 <= min(delays) < max(delays) <= whole
-    assert max(delays) - min(delays) > whole / 4
-
-
-def test_a_handlers_own_base_comes_before_the_settings() -> None:
-    run = runner(lambda payload: None, rules={"retry_base_seconds": 2.0}, retry_base_seconds=1000)
-    outcome = runner(
-        raising(ValueError("no")), rules={"retry_base_seconds": 2.0}, retry_base_seconds=1000
-    ).execute(live_task(claim()))
-    assert isinstance(outcome, RetryLater)
-    assert 1 <= outcome.delay_seconds <= 2
-    assert run.retry_delay(claim(), None) >= 500
-
-
-def test_a_time_limit_is_the_tasks_then_the_handlers_then_its_prioritys_then_the_default() -> None:
-    settings: dict[str, Any] = {
-        "default_timeout_seconds": 4,
-        "priority_timeout_seconds": {Priority.NORMAL: 3},
-    }
-    with_rule = runner(lambda payload: None, rules={"timeout_seconds": 2}, **settings)
-    without = runner(lambda payload: None, **settings)
-    limits = [
-        with_rule.limit_of(claim(timeout_seconds=1)),
-        with_rule.limit_of(claim()),
-        without.limit_of(claim()),
-        runner(lambda payload: None, default_timeout_seconds=4).limit_of(claim()),
-        without.limit_of(claim(name="of another release")),
-    ]
-    assert limits == [1, 2, 3, 4, 3]
-
-
 # --- progress -------------------------------------------------------------------------------------
 
 
