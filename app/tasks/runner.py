@@ -98,12 +98,21 @@ class LiveTask:
             return self.percent, self.step
 
     def store_progress(self) -> None:
-        """Write what changed into the row; one statement, or none. Progress is not worth an error."""
+        """Write what changed into the row; one statement, or none. Progress is not worth an error.
+
+        SQLite has one write lock: while the task's own transaction holds it, this waits for the settle.
+        """
+        if self._connection is not None and self._store.database.kind == "sqlite":
+            return
+        self.write_progress(None)
+
+    def write_progress(self, connection: Connection | None) -> None:
+        """As `store_progress`, at once, on the given connection or on one of its own."""
         progress = self.take_progress()
         if progress is None:
             return
         try:
-            self._store.claims.progress(self.claim, *progress)
+            self._store.claims.progress(self.claim, *progress, connection)
         except TaskError as error:
             log.info("task.progress_lost", task=self.claim.task_id, reason=str(error))
 
@@ -160,7 +169,8 @@ class Runner:
             reason = _storable(f"the payload does not fit the handler: {error}")
             return Failed(claim, reason[:ERROR_CHARACTERS])
         outcome = self._call(live, handler, payload)
-        live.store_progress()  # what the handler said last, before its end is recorded
+        if not live.has_connection:  # else it goes with the task's own writes
+            live.store_progress()  # what the handler said last, before its end is recorded
         return outcome
 
     def _call(self, live: LiveTask, handler: Handler, payload: object) -> Outcome:
@@ -226,7 +236,7 @@ class Runner:
         """Record the outcome. Waits for a database that is away: the token decides if it still counts."""
         connection = live.take_connection()
         if connection is not None:
-            settled = self._settle_with(connection, outcome)
+            settled = self._settle_with(connection, live, outcome)
             if settled is not None:
                 return settled
             outcome = RetryLater(
@@ -253,7 +263,7 @@ class Runner:
                 refused = True
                 outcomes = [Failed(o.claim, f"the result could not be stored: {error}") for o in outcomes]
 
-    def _settle_with(self, connection: Connection, outcome: Outcome) -> Settled | None:
+    def _settle_with(self, connection: Connection, live: LiveTask, outcome: Outcome) -> Settled | None:
         """Settle on the handler's own connection: its writes and the end commit together, or neither.
 
         A failed task's writes are rolled back. None: nothing was recorded.
@@ -261,8 +271,10 @@ class Runner:
         with connection:
             if not isinstance(outcome, Completed):
                 _undo(connection)
+                live.store_progress()
                 return self._settle_alone([outcome])
             try:
+                live.write_progress(connection)
                 settled = self._store.settlements.settle([outcome], connection)
                 if settled.recorded.get(outcome.claim.task_id) is not Status.COMPLETED:
                     _undo(connection)  # lost or cancelled: what the handler wrote must not stay

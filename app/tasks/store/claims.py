@@ -163,11 +163,16 @@ class Claims:
         query = select(tasks.c.id, tasks.c.cancel_requested).where(_held_by(claims))
         return self._database.read(lambda on: {row.id: row.cancel_requested for row in on.execute(query)})
 
-    def progress(self, claim: Claim, percent: int, step: str | None) -> bool:
-        """Store how far a running task is; false if the claim is lost."""
+    def progress(
+        self, claim: Claim, percent: int, step: str | None, connection: Connection | None = None
+    ) -> bool:
+        """Store how far a running task is, in the caller's transaction if a connection is given; false if
+        the claim is lost."""
         statement = (
             update(tasks).where(_held_by([claim])).values(progress_percent=percent, progress_step=step)
         )
+        if connection is not None:
+            return bool(connection.execute(statement).rowcount)
         return bool(self._database.write_one(lambda on: on.execute(statement).rowcount))
 
     def _take(self, on: Connection, rows: Sequence[AnyRow], track: Track, terms: Terms) -> list[Claim]:
