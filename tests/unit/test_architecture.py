@@ -34,7 +34,10 @@ SQL_ROOMS = (
     *("app.tasks.store", "app.tasks.queue", "app.tasks.runner", "app.tasks.handlers"),
     *("app.tasks.after_commit", "app.transfer", "app.distributed", "app.monitoring", "config"),
 )
-REDIS_ROOMS = ("app.tasks.tickets", "app.embedded_redis", "app.embedded_redis_launch", "app.web.dashboard")
+REDIS_ROOMS = (
+    *("app.tasks.tickets", "app.embedded_redis", "app.embedded_redis_launch"),
+    *("app.web.dashboard", "benchmarks"),
+)
 FLASK_ROOMS = ("app", "app.web", "web_app")
 
 
