@@ -56,6 +56,9 @@ class Database:
             self._auto = create_engine(self.url, **(options | {"isolation_level": "AUTOCOMMIT"}))
         except (ArgumentError, NoSuchModuleError) as error:
             raise ValueError(f"DATABASE_URL is no usable database URL: {_first_line(error)}") from None
+        except ModuleNotFoundError as error:
+            drivers = "mysql+pymysql://, postgresql+psycopg:// or sqlite:///"
+            raise ValueError(f"DATABASE_URL needs {error.name}, which is not here: use {drivers}") from None
         if self.kind == "mariadb":
             self.kind = "mysql"
         if self.kind not in ("sqlite", "mysql", "postgresql"):
