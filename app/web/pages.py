@@ -29,7 +29,7 @@ CACHE_SECONDS = 0.5
 # An answer that took long to make is kept longer: counting never takes more than a fifth of the time.
 CACHE_PER_COST = 4.0
 NEWEST_TASKS = 24
-RUNNING_TASKS = 24
+RUNNING_TASKS = 64
 # Beyond this many waiting rows nobody can follow one wagon, and the running rows are far down the list.
 FOLLOWABLE_WAITING = 5_000
 OTHER_SCRIPTS = frozenset({"theme.js", "admin.js", "deadletters.js", "question.js"})

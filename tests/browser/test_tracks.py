@@ -120,6 +120,32 @@ def test_a_running_task_stands_in_its_workers_place_and_opens_from_there(
     expect(page.locator(".slot.busy")).to_have_count(0)
 
 
+def test_a_worker_whose_task_is_not_named_is_busy_by_its_own_word(visit: Visit, web: Web) -> None:
+    figures = overview(web)
+    figures["tasks"] = []
+    figures["counts"]["PROCESSING"]["low"] = 900
+    for worker in figures["workers"]:
+        worker["state"] = "busy" if worker["track"] == "redis" else "idle"
+    visit.page.route("**/api/overview", lambda route: route.fulfill(json=figures))
+    page = visit.open()
+    expect(page.locator(".band.redis .slot.busy")).to_have_count(2)
+    expect(page.locator(".band.redis .slot-text").first).to_have_text("busy")
+    expect(page.locator(".band.database .slot.busy")).to_have_count(0)
+
+
+def test_twelve_workers_stand_in_a_yard(visit: Visit, web: Web) -> None:
+    figures = overview(web)
+    one = next(worker for worker in figures["workers"] if worker["track"] == "redis")
+    figures["workers"] = [{**one, "id": f"worker {number}"} for number in range(12)]
+    visit.page.route("**/api/overview", lambda route: route.fulfill(json=figures))
+    page = visit.open()
+    expect(page.locator(".band.redis .yard")).to_have_count(1)
+    expect(page.locator(".band.redis .slot.idle")).to_have_count(12)
+    page.set_viewport_size({"width": 360, "height": 800})
+    expect(page.locator(".band.redis .slot-more").last).to_have_text("+5")
+    expect(page.locator(".band.database .slot.absent")).to_have_count(1)
+
+
 def test_wagons_travel_for_tasks_that_moved_and_for_nothing_else(
     visit: Visit, installation: Stack, workers: None
 ) -> None:

@@ -42,16 +42,20 @@ export function rates(before, after) {
   return { good: per("good") + per("other"), bad: per("bad") };
 }
 
-/** The workers of a track as slots: each with the tasks that it runs now. Unknown holders get a slot, too. */
+/** The workers of a track as slots: each with the tasks that it runs now. Unknown holders get a slot, too.
+ *
+ * An overview of a busy system does not name all running tasks: then a worker's own word decides. */
 export function slotsOf(snapshot, track) {
   const running = snapshot.tasks.filter((task) => task.status === "PROCESSING");
+  const unnamed = ofStatus(snapshot, "PROCESSING") > running.length;
   const known = new Set(snapshot.workers.map((worker) => worker.id));
   const slots = snapshot.workers
     .filter((worker) => worker.track === track)
-    .map((worker) => ({ ...worker, tasks: running.filter((task) => task.worker === worker.id) }));
+    .map((worker) => ({ ...worker, tasks: running.filter((task) => task.worker === worker.id) }))
+    .map((slot) => ({ ...slot, busy: slot.tasks.length > 0 || (unnamed && slot.state === "busy") }));
   // A stock RQ worker has no row of its own; it can only hold tasks that came by Redis.
   const strangers = track === "redis" ? running.filter((task) => !known.has(task.worker)) : [];
-  if (strangers.length) slots.push({ id: "other workers", pid: null, track, state: "busy", done: null, tasks: strangers });
+  if (strangers.length) slots.push({ id: "other workers", pid: null, track, busy: true, done: null, tasks: strangers });
   return slots;
 }
 

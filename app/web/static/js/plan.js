@@ -6,7 +6,9 @@
 import { PRIORITIES } from "./words.js";
 
 export const TRACKS = ["redis", "database"];
-export const MOST_SLOTS = 8;
+
+const ROWS = 4;
+const YARD_PADDING = 4;
 
 const WIDE = {
   label: 0, figure: 112, lane: 126, reach: 0.5, junction: 58, fan: 34, slot: 168, slotHeight: 25, head: 30,
@@ -63,20 +65,33 @@ export function route(plan, places) {
 function band(plan, m, top, slotCount) {
   const lanes = Object.fromEntries(PRIORITIES.map((name, index) => [name, top + m.head + m.pitch * (index + 0.5)]));
   const middle = top + m.head + m.pitch * 2;
-  const drawn = Math.max(1, Math.min(slotCount, MOST_SLOTS));
-  const columns = drawn > 4 ? 2 : 1;
-  const rows = Math.ceil(drawn / columns);
-  const step = Math.min(m.pitch, (m.pitch * 4) / rows);
   const left = plan.trunk + m.fan;
-  const room = plan.width - m.end - m.endFan - left;
-  const width = columns === 1 ? room : (room - 6) / 2;
-  const slots = Array.from({ length: drawn }, (_, index) => ({
-    x: left + Math.floor(index / rows) * (width + 6),
-    y: middle + ((index % rows) - (rows - 1) / 2) * step,
-    width,
+  const right = plan.width - m.end - m.endFan;
+  const yard = slotCount > ROWS;
+  const slots = yard ? yardSlots(m, { left, right, middle }, slotCount) : rowSlots(m, { left, right, middle }, slotCount);
+  // A yard has one way in and one way out; few workers have a line each.
+  const ways = yard ? [middle] : slots.map((slot) => slot.y);
+  return { top, lanes, middle, slots, yard, left, right, ways };
+}
+
+/** Up to four workers, each with room for the name of its task. */
+function rowSlots(m, { left, right, middle }, slotCount) {
+  const drawn = Math.max(1, slotCount);
+  return Array.from({ length: drawn }, (_, row) => ({ x: left, y: middle + (row - (drawn - 1) / 2) * m.pitch, width: right - left, height: m.slotHeight }));
+}
+
+/** More workers as a grid of small places; `+n` in the last one stands for those that do not fit. */
+function yardSlots(m, { left, right, middle }, slotCount) {
+  const step = m.slotHeight + 3;
+  const columns = Math.floor((right - left - YARD_PADDING * 2 + 3) / step);
+  const drawn = Math.min(slotCount, columns * ROWS);
+  const indent = left + (right - left - (columns * step - 3)) / 2;
+  return Array.from({ length: drawn }, (_, index) => ({
+    x: indent + (index % columns) * step,
+    y: middle + (Math.floor(index / columns) - (Math.ceil(drawn / columns) - 1) / 2) * m.pitch,
+    width: m.slotHeight,
     height: m.slotHeight,
   }));
-  return { top, lanes, middle, slots, columns, left, right: left + room };
 }
 
 function endOf(plan, m) {
@@ -89,7 +104,7 @@ function pointOf(plan, place) {
   if (place.kind === "entry") return [plan.lane - 8, plan.bands[place.track].lanes[place.priority]];
   if (place.kind === "lane") return [wagonX(plan, 0), plan.bands[place.track].lanes[place.priority]];
   if (place.kind === "siding") return [plan.lane + plan.laneLength / 2, plan.sidingY];
-  if (place.kind === "slot") return [slotOf(plan, place).x + 14, slotOf(plan, place).y];
+  if (place.kind === "slot") return [slotOf(plan, place).x + (plan.bands[place.track].yard ? plan.slotHeight / 2 : 14), slotOf(plan, place).y];
   return [plan.end.x, plan.end.y];
 }
 
@@ -100,8 +115,9 @@ function links(plan, from, to) {
     return [[plan.signal, lanes[from.priority]], [plan.trunk, middle]];
   }
   if (from.kind === "slot" && to.kind === "end") {
-    const { y } = slotOf(plan, from);
-    return plan.narrow ? [[downX(plan, from.track), y]] : [[plan.bands[from.track].right, y]];
+    const { yard, right, middle } = plan.bands[from.track];
+    const y = yard ? middle : slotOf(plan, from).y;
+    return plan.narrow ? [[downX(plan, from.track), y]] : [[right, y]];
   }
   return [];
 }

@@ -139,16 +139,11 @@ export class HistoryPlot {
 
 function frame(width, floor, title, most, keys) {
   const line = (y, name) => svg("path", { class: name, d: `M${LEFT} ${y}H${width}` });
-  let x = LEFT + title.length * 6.6 + 18;
-  const legend = keys.flatMap(([tone, word]) => {
-    const mark = svg("rect", { class: `key ${tone}`, x, y: floor - PANEL - 14, width: 8, height: 8, rx: 2 });
-    const text = svg("text", { class: "plot-note", x: x + 12, y: floor - PANEL - 6 }, word);
-    x += 12 + word.length * 6.4 + 14;
-    return [mark, text];
-  });
+  // One run of text: it keeps its distances in whatever font the visitor has.
+  const legend = keys.flatMap(([tone, word]) => [svg("tspan", { class: `key ${tone}`, dx: 14 }, "■"), svg("tspan", { class: "plot-note", dx: 4 }, word)]);
   return svg(
     "g", {},
-    svg("text", { class: "plot-title", x: LEFT, y: floor - PANEL - 6 }, title), legend,
+    svg("text", { x: LEFT, y: floor - PANEL - 6 }, svg("tspan", { class: "plot-title" }, title), legend),
     svg("text", { class: "plot-note", x: LEFT - 6, y: floor - PANEL + 8, "text-anchor": "end" }, most),
     svg("text", { class: "plot-note", x: LEFT - 6, y: floor + 1, "text-anchor": "end" }, "0"),
     line(floor - PANEL, "grid"), line(floor - PANEL / 2, "grid"), line(floor, "floor"),

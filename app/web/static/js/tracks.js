@@ -66,20 +66,20 @@ export class TracksDrawing {
   makeBand(track) {
     const { plan } = this;
     const place = plan.bands[track];
-    const head = svg("text", { class: "band-head", x: plan.label, y: place.top + 15 }, HEADS[track]);
-    const note = svg("text", { class: "band-note", x: plan.label + (plan.narrow ? 74 : 80), y: place.top + 15 });
+    const note = svg("tspan", { class: "band-note", dx: plan.narrow ? 8 : 14 });
+    const head = svg("text", { x: plan.label, y: place.top + 15 }, svg("tspan", { class: "band-head" }, HEADS[track]), note);
     const lanes = Object.fromEntries(
       PRIORITIES.map((name) => [name, new Lane(plan, place.lanes[name], track, name)]),
     );
-    const slots = place.slots.map((slot) => new SlotView(plan, slot, track, this.openTask));
+    const slots = place.slots.map((slot) => new SlotView(plan, slot, { small: place.yard, openTask: this.openTask }));
     const rails = svg("g", { class: "rails" });
     for (const name of PRIORITIES) rails.append(svg("path", { d: curve([plan.signal + 7, place.lanes[name]], [plan.trunk, place.middle]) }));
-    for (const slot of place.slots) {
-      rails.append(svg("path", { d: curve([plan.trunk, place.middle], [slot.x, slot.y]) }));
-      rails.append(svg("path", { d: outward(plan, track, slot) }));
+    for (const y of place.ways) {
+      rails.append(svg("path", { d: curve([plan.trunk, place.middle], [place.left, y]) }));
+      rails.append(svg("path", { d: outward(plan, track, y) }));
     }
     if (track === "database") rails.append(svg("path", { class: "crossover", d: crossover(plan) }));
-    const element = svg("g", { class: `band ${track}` }, rails, head, note, Object.values(lanes).map((lane) => lane.element), slots.map((slot) => slot.element));
+    const element = svg("g", { class: `band ${track}` }, rails, head, place.yard ? yardBox(plan, place) : [], Object.values(lanes).map((lane) => lane.element), slots.map((slot) => slot.element));
     return { element, note, lanes, slots };
   }
 
@@ -97,7 +97,8 @@ export class TracksDrawing {
     const band = this.bands[track];
     for (const name of PRIORITIES) band.lanes[name].draw(lanes[name], this.scale, obstacle(snapshot, track, name), snapshot.routing[name]?.intake);
     const last = band.slots.length - 1;
-    band.slots.forEach((view, index) => view.draw(slots[index] ?? null, index === last ? slots.length - index - 1 : 0, { othersServe: snapshot.workers.length > 0, trackOf: this.trackOf }));
+    const hidden = slots.length > band.slots.length ? slots.length - last : 0;
+    band.slots.forEach((view, index) => view.draw(slots[index] ?? null, index === last ? hidden : 0, { othersServe: snapshot.workers.length > 0, trackOf: this.trackOf }));
     const state = bandState(snapshot, track);
     band.element.classList.toggle("away", state.away);
     setText(band.note, this.plan.narrow ? state.short : state.note);
@@ -127,17 +128,22 @@ export class TracksDrawing {
   }
 }
 
-/** From the database's lanes to the workers of the Redis track, which serve both when they must. */
-function crossover(plan) {
-  const [nearest] = plan.bands.redis.slots.slice(-1);
-  return curve([plan.trunk, plan.bands.database.middle], [nearest.x, nearest.y]);
+function yardBox(plan, { left, right, middle }) {
+  const height = plan.pitch * 4 + 4;
+  return svg("rect", { class: "yard", x: left + 0.5, y: middle - height / 2, width: right - left - 1, height, rx: 9 });
 }
 
-function outward(plan, track, slot) {
-  const start = [slot.x + slot.width, slot.y];
-  if (!plan.narrow) return curve(start, [plan.end.x, plan.end.y]);
+/** From the database's lanes to the workers of the Redis track, which serve both when they must. */
+function crossover(plan) {
+  const { left, ways } = plan.bands.redis;
+  return curve([plan.trunk, plan.bands.database.middle], [left, ways.at(-1)]);
+}
+
+function outward(plan, track, y) {
+  const { right } = plan.bands[track];
+  if (!plan.narrow) return curve([right, y], [plan.end.x, plan.end.y]);
   const x = downX(plan, track);
-  return `M${start[0]} ${start[1]}H${x - 6}Q${x} ${slot.y} ${x} ${slot.y + 6}V${plan.end.y}`;
+  return `M${right} ${y}H${x - 6}Q${x} ${y} ${x} ${y + 6}V${plan.end.y}`;
 }
 
 function makeEnd(plan) {
