@@ -8,7 +8,7 @@ import pytest
 
 from app.tasks.errors import TaskNotFound, UserLimitReached, WrongState
 from app.tasks.ids import bucket_of, first_id_of
-from app.tasks.model import PRIORITIES, Priority, Status
+from app.tasks.model import PRIORITIES, Cancelled, Completed, Priority, Status
 from app.tasks.routing import Intake
 from app.tasks.store import Store
 from tests.contract.parts import InBackground, MakeQueue, MakeStore
@@ -230,6 +230,19 @@ def test_an_operators_retry_forgets_the_failures_and_the_result(store: Store, ro
     assert [row[name] for name in cleared] == [0, None, None, None, 0, None, None]
     assert row["attempt"] == 4
     assert rows.events(task_id) == ["operator's retry"]
+
+
+def test_a_task_that_was_cancelled_in_mid_run_can_be_retried_to_its_end(store: Store, rows: Rows) -> None:
+    store.routing.change(redis_percent=0)
+    rows.put("QUEUED")
+    (first,) = store.claims.queued(holder="w", limit=1, lease_seconds=30)
+    store.moves.cancel(first.task_id)
+    store.settlements.settle([Cancelled(first)])
+    store.moves.retry(first.task_id, active_key=None)
+    (second,) = store.claims.queued(holder="w", limit=1, lease_seconds=30)
+    assert store.claims.wishes([second]) == {first.task_id: False}
+    store.settlements.settle([Completed(second, "1")])
+    assert rows.status(first.task_id) == "COMPLETED"
 
 
 def test_an_operators_retry_during_a_hold_waits_for_its_end(store: Store, rows: Rows) -> None:

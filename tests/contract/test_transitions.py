@@ -201,12 +201,14 @@ CASES = {
         dict.fromkeys(("FAILED", "CANCELLED", "QUARANTINED"), "DISPATCHED"),
         lambda store, row: caught(lambda: store.moves.retry(row["id"], active_key=None)),
         refuses,
+        ASKED,
     ),
     "operator's retry by the database": Case(
         "operator's retry",
         dict.fromkeys(("FAILED", "CANCELLED", "QUARANTINED"), "QUEUED"),
         lambda store, row: caught(lambda: store.moves.retry(row["id"], active_key=None)),
         refuses,
+        ASKED,
         redis_percent=0,
     ),
     "reprioritise by Redis": Case(
