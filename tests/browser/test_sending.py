@@ -77,7 +77,6 @@ def test_what_is_no_picture_is_refused_beside_its_name(visit: Visit, tmp_path: P
 
 def test_a_file_that_is_too_large_is_refused_without_being_sent(visit: Visit, tmp_path: Path) -> None:
     page = visit.open()
-    page.evaluate("document.getElementById('main').dataset.uploadLimit")
     large = tmp_path / "large.png"
     with large.open("wb") as file:
         file.truncate(21 * 1024 * 1024)
