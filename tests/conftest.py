@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,12 @@ SERVER_FIXTURES = {
     "mariadb": {"mariadb_server"},
     "postgresql": {"postgres_server"},
 }
+
+
+def pytest_configure() -> None:
+    """A shell that runs the tests in the background has them ignore Ctrl+C, and so every program that they
+    start; the tests of Ctrl+C need it heard."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
