@@ -47,8 +47,8 @@ class Batch:
             live = self.lives[self._next]
             self._publish(self._next)
             self._next += 1
+            live.started = boot_clock()  # before others see it run: they judge its time by this
             self._running = live
-        live.started = boot_clock()
         return live
 
     def add(self, outcome: Outcome) -> None:

@@ -12,7 +12,7 @@ import structlog
 
 from app.system import System
 from app.tasks.errors import TaskError
-from app.tasks.model import Outcome
+from app.tasks.model import Claim, Outcome
 from app.tasks.runner import LiveTask, boot_clock
 from app.tasks.store.settling import Settled
 from workers.batch import Batch
@@ -31,11 +31,14 @@ Record = Callable[[Sequence[Outcome], Settled], None]
 class Heartbeat:
     """One per worker process. It costs no statement for tasks that are over before its next look."""
 
-    def __init__(self, system: System, worker_id: str, record: Record) -> None:
-        """`record` is told what a cut settled."""
+    def __init__(
+        self, system: System, worker_id: str, record: Record, limit_of: Callable[[Claim], float]
+    ) -> None:
+        """`record` is told what a cut settled; `limit_of` gives the seconds that a claim may run."""
         self._system = system
         self._worker_id = worker_id
         self._record = record
+        self._limit_of = limit_of
         self._over = threading.Event()
         self._busy = threading.Event()
         self._batch: Batch | None = None
@@ -44,7 +47,6 @@ class Heartbeat:
         self._next_carry = 0.0
         self._next_seen = 0.0
         self._thread = threading.Thread(target=self._work, name="heartbeat", daemon=True)
-        self.hard_limit = 0.0
         self.done = 0
 
     def start(self) -> None:
@@ -87,8 +89,8 @@ class Heartbeat:
         now = boot_clock()
         if batch is not None:
             live = batch.running
-            if live is not None and now >= self.hard_limit + LIMIT_GRACE_SECONDS:
-                self._end_runaway(live)
+            if live is not None:
+                self._end_runaway(live, now)
             if now - batch.began >= BEAT_SECONDS and batch.is_cuttable():
                 self._unsettled += batch.cut()
             if now >= self._next_carry:
@@ -137,7 +139,9 @@ class Heartbeat:
                 log.warning("worker.beat_failed", worker=self._worker_id, reason=str(error))
                 pause.wait(CARRY_SECONDS)
 
-    def _end_runaway(self, live: LiveTask) -> None:
+    def _end_runaway(self, live: LiveTask, now: float) -> None:
         """A handler that swallowed its time limit takes the process with it; the pool starts another."""
+        if now < live.started + self._limit_of(live.claim) + LIMIT_GRACE_SECONDS:
+            return
         log.error("task.ran_away", task=live.claim.task_id, name=live.claim.name)
         os._exit(EXIT_TIME_LIMIT)

@@ -53,7 +53,7 @@ class Worker:
         self._runner = Runner(
             system.store, system.handlers, system.settings, time_limit=alarm, pause=self._gives_up
         )
-        self._heartbeat = Heartbeat(system, self.worker_id, self._record)
+        self._heartbeat = Heartbeat(system, self.worker_id, self._record, self._runner.limit_of)
         self._size = BatchSize(system.config.RQ_BATCH_SIZE)
         self._redis = self._redis_consumer()
         self._database = DatabaseConsumer(
@@ -73,6 +73,7 @@ class Worker:
         self._stop_deadline = time.monotonic() + self._system.config.RQ_SHUTDOWN_TIMEOUT
         self._stop.set()
         if self._may_interrupt:
+            self._may_interrupt = False
             raise _Stop
 
     def run(self) -> None:
@@ -167,7 +168,6 @@ class Worker:
         count = 0
         with self._heartbeat.carrying(batch):
             while (live := batch.start_next()) is not None:
-                self._heartbeat.hard_limit = boot_clock() + self._runner.limit_of(live.claim)
                 outcome = self._runner.execute(live)
                 own = self._runner.settle_own(live, outcome)
                 if own is None:
@@ -202,12 +202,20 @@ class Worker:
             if task_id in settled.lost:
                 log.warning("task.result_refused", task=task_id, attempt=outcome.claim.attempt)
             if outcome.claim.track is Track.REDIS and self._redis is not None:
-                self._redis.ended(outcome.claim, settled.recorded.get(task_id))
+                # a released claim's ticket has neither failed nor finished: another one takes its place
+                status = None if task_id in released else settled.recorded.get(task_id)
+                self._redis.ended(outcome.claim, status)
 
     def _idle(self, seconds: float) -> float:
-        """Wait for work. Returns how long to wait the next time."""
+        """Wait for work, or for the stop signal. Returns how long to wait the next time."""
         if self._redis is not None:
             self._redis.flush()
+        try:
+            return self._wait_for_work(seconds)
+        except _Stop:
+            return seconds
+
+    def _wait_for_work(self, seconds: float) -> float:
         try:
             self._may_interrupt = True
             if self._redis is not None and self._redis.reachable and not self._stop.is_set():
@@ -216,8 +224,6 @@ class Worker:
             self._stop.wait(seconds)
         except RedisUnavailable:
             self._stop.wait(seconds)
-        except _Stop:
-            log.debug("worker.stops", worker=self.worker_id)
         finally:
             self._may_interrupt = False
         return min(IDLE_SECONDS[1], seconds * 2)
