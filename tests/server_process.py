@@ -135,7 +135,13 @@ class Server(ABC):
 
     def freeze(self) -> None:
         """Stop the server's clock: it keeps its connections and answers nothing until `thaw`."""
-        _signal(self.processes(), signal.SIGSTOP)
+        wait_until(self._stands_still, deadline_seconds=10, what="all of the server's processes to stop")
+
+    def _stands_still(self) -> bool:
+        """Stop what still runs: a process may have been born while its parent was being stopped."""
+        moving = [process for process in self.processes() if process.status() != psutil.STATUS_STOPPED]
+        _signal(moving, signal.SIGSTOP)
+        return not moving
 
     def thaw(self) -> None:
         """Let a frozen server go on."""
