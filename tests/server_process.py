@@ -139,7 +139,7 @@ class Server(ABC):
 
     def _stands_still(self) -> bool:
         """Stop what still runs: a process may have been born while its parent was being stopped."""
-        moving = [process for process in self.processes() if process.status() != psutil.STATUS_STOPPED]
+        moving = [process for process in self.processes() if _moves(process)]
         _signal(moving, signal.SIGSTOP)
         return not moving
 
@@ -209,6 +209,13 @@ def alive(process: psutil.Process) -> bool:
     """True when the process runs or is stopped; false for a dead one that nobody has collected yet."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _moves(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_STOPPED)
     except psutil.NoSuchProcess:
         return False
 
