@@ -123,15 +123,9 @@ class Database:
         return self.read(lambda connection: connection.execute(select(database_now())).scalar_one())
 
     def dispose(self) -> None:
-        """Close the pooled connections; the object stays usable. A forked child must call this first
-        with `close=False` semantics: see `forget`."""
+        """Close the pooled connections; the object stays usable."""
         self.engine.dispose()
         self._auto.dispose()
-
-    def forget(self) -> None:
-        """In a forked child: drop the parent's connections without closing them."""
-        self.engine.dispose(close=False)
-        self._auto.dispose(close=False)
 
 
 def _engine_options(url: URL, pool_size: int, max_overflow: int) -> dict[str, Any]:
