@@ -120,9 +120,10 @@ class TaskQueue:
     def _insert(self, new: NewTask, connection: Connection | None) -> Submitted:
         rules = self.store.routing.current()
         slots = self._slots(new)
+        doubtful: set[int] = set()
         for _ in range(TRIES):
             placement = self._placement(new, rules[new.priority], slots[0] if slots else None)
-            refusal = self._insert_placed(new, placement, connection)
+            refusal = self._insert_placed(new, placement, connection, doubtful)
             match refusal:
                 case None:
                     return Submitted(new.task_id, placement.status, new.priority)
@@ -140,18 +141,18 @@ class TaskQueue:
         raise TaskError("the submission met other changes again and again; nothing was stored, try again")
 
     def _insert_placed(
-        self, new: NewTask, placement: Placement, connection: Connection | None
+        self, new: NewTask, placement: Placement, connection: Connection | None, doubtful: set[int]
     ) -> Refusal | None:
         """As the store's insert. A lost answer is read back, and what did not arrive is sent again under the
-        same id: whichever of the tries was stored, it is one row."""
-        unanswered = False
+        same id: whichever of the tries was stored, it is one row. `doubtful` keeps the ids whose answer was
+        lost: if such an id exists later, by an earlier placement too, it is ours."""
         for _ in range(TRIES):
             try:
                 refusal = self.store.submissions.insert(new, placement, connection)
             except CommitUnknown:
-                unanswered = True
+                doubtful.add(new.task_id)
             else:
-                if not unanswered or refusal is not Refusal.ID_EXISTS:
+                if refusal is not Refusal.ID_EXISTS or new.task_id not in doubtful:
                     return refusal
             if self.store.submissions.stored([new.task_id]):
                 return None
