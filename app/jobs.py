@@ -23,6 +23,7 @@ from app.tasks.handlers import TimeLimitExceeded
 from app.tasks.model import Status
 from app.tasks.runner import LiveTask, Runner, boot_clock
 from app.tasks.store.settling import Settled
+from app.tasks.tickets.rq_format import ticket_failure, ticket_result
 from config import Config
 
 log = structlog.get_logger(__name__)
@@ -53,7 +54,7 @@ def run_ticket(task_id: int, epoch: int) -> dict[str, Any]:
     if settled is None:
         return {"task": task_id, "status": "not started"}
     system.queue.push_moved(settled.moves)
-    return _answer(task_id, settled)
+    return _answer(live, settled)
 
 
 def _run(system: System, live: LiveTask) -> Settled | None:
@@ -61,13 +62,14 @@ def _run(system: System, live: LiveTask) -> Settled | None:
     return runner.run(live)
 
 
-def _answer(task_id: int, settled: Settled) -> dict[str, Any]:
+def _answer(live: LiveTask, settled: Settled) -> dict[str, Any]:
+    task_id = live.claim.task_id
     status = settled.recorded.get(task_id)
     if status is None:
         return {"task": task_id, "status": "lost"}
     if status is not Status.COMPLETED:
-        raise TicketFailed(f"task {task_id} is {status} now")
-    return {"task": task_id, "status": status.value}
+        raise TicketFailed(ticket_failure(task_id, status, getattr(live.outcome, "error", "")))
+    return ticket_result(task_id, status)
 
 
 class _RqLimit:

@@ -6,14 +6,13 @@ claim is one half of the worker's turn, whose other half settles the batch befor
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
 import structlog
 
 from app.tasks.errors import RedisUnavailable
-from app.tasks.model import PRIORITIES, Claim, Priority, Status, Track
+from app.tasks.model import PRIORITIES, Outcome, Priority, Status, Track
 from app.tasks.routing import Routing
 from app.tasks.runner import boot_clock
 from app.tasks.store import Store
@@ -21,6 +20,14 @@ from app.tasks.store.claims import TicketClaims
 from app.tasks.store.turns import TakeQueued, TakeTickets
 from app.tasks.tickets import RQQueueManager
 from app.tasks.tickets.manager import KEEP_FOREIGN_SECONDS, Ended, Taken
+from app.tasks.tickets.rq_format import ticket_failure
+from workers.filing import Filing
+
+# As RQ words the exception of a job that a stock worker ran.
+FAILED_RUN = "app.jobs.TicketFailed: "
+FOREIGN = (
+    "Refused, and not read: this queue takes Twintrack's tickets only, and RQ_ALLOW_FOREIGN_JOBS is off."
+)
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +44,7 @@ class Consumer(Protocol):
     def abandon(self) -> None:
         """What was fetched could not be claimed."""
 
-    def ended(self, claim: Claim, status: Status | None) -> None:
+    def ended(self, outcome: Outcome, status: Status | None) -> None:
         """A claim's end was recorded; None: it was lost. May be called by another thread."""
 
     def flush(self) -> None:
@@ -62,7 +69,8 @@ class RedisConsumer:
         self._holder = holder
         self._priorities = list(priorities)
         self._fetched: dict[tuple[int, int], Taken] = {}
-        self._ended: deque[Ended] = deque()
+        self._filing = Filing()
+        self._claimed_at = 0.0
 
     @property
     def reachable(self) -> bool:
@@ -75,44 +83,58 @@ class RedisConsumer:
         open_ones = self._open()
         if not open_ones:
             return None
-        while taken := self._tickets.turn(self._holder, self._drain(), open_ones, count):
+        while taken := self._take(open_ones, count):
             self._refuse([ticket for ticket in taken if ticket.reference is None])
             self._fetched = {ticket.reference: ticket for ticket in taken if ticket.reference is not None}
             if self._fetched:
                 return TakeTickets(list(self._fetched))
         return None
 
+    def _take(self, priorities: Sequence[Priority], count: int) -> list[Taken]:
+        """The next tickets; what ended rides along when it is time."""
+        ended = self._filing.due()
+        try:
+            return self._tickets.turn(self._holder, ended, priorities, count)
+        except RedisUnavailable:
+            self._filing.put_back(ended)
+            raise
+
     def accept(self, answer: TicketClaims) -> None:
         for pair in answer.stale:
             ticket = self._fetched[pair]
-            self._ended.append(Ended(ticket.job_id, ticket.priority, None))
+            self._filing.add(Ended(ticket.job_id, ticket.priority, None))
         if answer.refused:
             self._give_back([self._fetched[pair] for pair in answer.refused])
         self._fetched = {}
+        self._claimed_at = round(self._tickets.database_clock(), 3)
 
     def abandon(self) -> None:
         fetched, self._fetched = self._fetched, {}
         self._give_back(list(fetched.values()))
 
-    def ended(self, claim: Claim, status: Status | None) -> None:
-        # Lost: the ticket is worth nothing any more, another epoch or nobody runs the task.
-        ok = None if status is None else status is Status.COMPLETED
-        self._ended.append(Ended(f"t{claim.task_id}-e{claim.epoch}", claim.priority, ok))
+    def ended(self, outcome: Outcome, status: Status | None) -> None:
+        claim = outcome.claim
+        job_id = f"t{claim.task_id}-e{claim.epoch}"
+        if status is None:
+            # Lost: the ticket is worth nothing any more, another epoch or nobody runs the task.
+            self._filing.add(Ended(job_id, claim.priority, None))
+            return
+        ok, error = status is Status.COMPLETED, ""
+        if not ok:
+            error = FAILED_RUN + ticket_failure(claim.task_id, status, getattr(outcome, "error", ""))
+        # to the millisecond: what ended together is told together
+        now = round(self._tickets.database_clock(), 3)
+        self._filing.add(Ended(job_id, claim.priority, ok, error, self._claimed_at or now, now))
 
-    def flush(self) -> None:
-        ended = self._drain()
+    def flush(self, *, due_only: bool = False) -> None:
+        """Tell what ended; with `due_only` no sooner than it is time. May be called by another thread."""
+        ended = self._filing.due() if due_only else self._filing.take()
         if ended:
             self._finish(ended)
 
     def wait(self, seconds: float) -> None:
         """Until a push rings, at most `seconds`."""
         self._tickets.wait_for_bell(self._priorities, seconds=seconds)
-
-    def _drain(self) -> list[Ended]:
-        ended = []
-        while self._ended:
-            ended.append(self._ended.popleft())
-        return ended
 
     def _open(self) -> list[Priority]:
         rules = self._store.routing.current()
@@ -129,7 +151,7 @@ class RedisConsumer:
         for ticket in foreign:
             log.warning("ticket.foreign_refused", job=ticket.job_id[:80], queue=ticket.priority.value)
         if foreign:
-            ended = [Ended(ticket.job_id, ticket.priority, False) for ticket in foreign]
+            ended = [Ended(ticket.job_id, ticket.priority, False, FOREIGN) for ticket in foreign]
             self._finish(ended, KEEP_FOREIGN_SECONDS)
 
     def _finish(self, ended: Sequence[Ended], keep_seconds: int | None = None) -> None:
@@ -139,6 +161,7 @@ class RedisConsumer:
             else:
                 self._tickets.finish(self._holder, ended, keep_seconds=keep_seconds)
         except RedisUnavailable:
+            self._filing.put_back(ended)
             log.info("tickets.not_filed", count=len(ended))
 
 
@@ -180,7 +203,7 @@ class DatabaseConsumer:
     def abandon(self) -> None:
         """Nothing was taken out of anywhere."""
 
-    def ended(self, claim: Claim, status: Status | None) -> None:
+    def ended(self, outcome: Outcome, status: Status | None) -> None:
         """The row is all there is."""
 
     def flush(self) -> None:

@@ -204,7 +204,7 @@ class Worker:
             if outcome.claim.track is Track.REDIS and self._redis is not None:
                 # a released claim's ticket has neither failed nor finished: another one takes its place
                 status = None if task_id in released else settled.recorded.get(task_id)
-                self._redis.ended(outcome.claim, status)
+                self._redis.ended(outcome, status)
 
     def _idle(self, seconds: float) -> float:
         """Wait for work, or for the stop signal. Returns how long to wait the next time."""

@@ -63,6 +63,7 @@ class LiveTask:
         self.progress_changed = False
         self.cancel_asked = claim.cancel_requested
         self.lost = False
+        self.outcome: Outcome | None = None
         self._store = store
         self._connection: Connection | None = None
         self._lock = threading.Lock()
@@ -159,6 +160,10 @@ class Runner:
 
     def execute(self, live: LiveTask) -> Outcome:
         """Call the handler. Never raises what a handler raised: that becomes the outcome."""
+        live.outcome = self._execute(live)
+        return live.outcome
+
+    def _execute(self, live: LiveTask) -> Outcome:
         claim = live.claim
         handler = self._handlers.find(claim.name)
         if handler is None:

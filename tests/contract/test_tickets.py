@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import redis
 from rq import Queue
-from rq.job import JobStatus
+from rq.job import Job, JobStatus
+from rq.job_lifecycle import record_job_failure
 from rq.registry import FailedJobRegistry, FinishedJobRegistry
+from rq.results import Result
 
 from app.tasks.model import PRIORITIES, Priority, Ticket
 from app.tasks.tickets import RQQueueManager
@@ -325,3 +327,65 @@ def test_rqs_registries_name_what_we_ended(tickets: RQQueueManager) -> None:
     assert job.get_status() is JobStatus.FINISHED
     assert job.ended_at is not None
     assert job.started_at is not None
+
+
+def fetched(tickets: RQQueueManager, job_id: str) -> Job:
+    """As any program does that knows RQ and our serializer."""
+    return Job.fetch(job_id, connection=tickets.client, serializer=TicketSerializer)
+
+
+def test_rq_reads_the_return_value_the_worker_and_the_times_of_what_we_ended(
+    tickets: RQQueueManager,
+) -> None:
+    tickets.push([ticket(7)])
+    (taken,) = tickets.take(WORKER, PRIORITIES, 1)
+    tickets.finish(WORKER, [Ended(taken.job_id, taken.priority, True, "", 1_800_000_000.25, 1_800_000_002.5)])
+    job = fetched(tickets, "t7-e1")
+    assert job.return_value() == {"task": 7, "status": "COMPLETED"}
+    assert job.worker_name == WORKER
+    assert job.started_at is not None
+    assert job.ended_at is not None
+    assert (job.started_at.timestamp(), job.ended_at.timestamp()) == (1_800_000_000.25, 1_800_000_002.5)
+    (result,) = job.results()
+    assert (result.type, result.worker_name) == (Result.Type.SUCCESSFUL, WORKER)
+    assert result.execution_id
+    assert (result.execution_started_at, result.execution_ended_at) == (job.started_at, job.ended_at)
+    assert 0 < tickets.client.ttl("rq:results:t7-e1") <= KEEP_SECONDS
+
+
+def test_rq_reads_why_a_ticket_failed(tickets: RQQueueManager) -> None:
+    tickets.push([ticket(7)])
+    (taken,) = tickets.take(WORKER, PRIORITIES, 1)
+    tickets.finish(WORKER, [Ended(taken.job_id, taken.priority, False, "ValueError: no such café")])
+    result = fetched(tickets, "t7-e1").latest_result()
+    assert result is not None
+    assert (result.type, result.exc_string) == (Result.Type.FAILED, "ValueError: no such café")
+    assert result.return_value is None
+
+
+def test_results_go_with_the_entries_of_their_registry(tickets: RQQueueManager, raw: Any) -> None:
+    total = KEPT_ENTRIES + 30
+    tickets.push(several(10_001, total))
+    for _ in range(5):
+        taken = tickets.take(WORKER, PRIORITIES, total // 5)
+        tickets.finish(WORKER, [Ended(one.job_id, one.priority, True) for one in taken])
+    kept = raw.zrange("rq:finished:normal", 0, -1)
+    assert {f"rq:results:{job_id}" for job_id in kept} == set(raw.keys("rq:results:*"))
+    assert len(kept) == KEPT_ENTRIES
+
+
+def test_a_ticket_that_rq_filed_as_abandoned_and_that_ended_well_after_all_is_finished(
+    tickets: RQQueueManager,
+) -> None:
+    tickets.push([ticket(7)])
+    (taken,) = tickets.take(WORKER, PRIORITIES, 1)
+    queue = rq_queue(tickets)
+    job = fetched(tickets, "t7-e1")
+    with tickets.client.pipeline() as pipeline:
+        record_job_failure(job, "Moved to FailedJobRegistry, due to AbandonedJobError", pipeline)
+        pipeline.execute()
+    assert FailedJobRegistry(queue=queue).get_job_ids() == ["t7-e1"]
+    tickets.finish(WORKER, [Ended(taken.job_id, taken.priority, True)])
+    assert FailedJobRegistry(queue=queue).get_job_ids() == []
+    assert FinishedJobRegistry(queue=queue).get_job_ids() == ["t7-e1"]
+    assert fetched(tickets, "t7-e1").return_value() == {"task": 7, "status": "COMPLETED"}

@@ -13,8 +13,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 from redis.backoff import NoBackoff
@@ -23,9 +24,9 @@ from redis.sentinel import Sentinel
 from rq.defaults import RQ_KEY_PREFIX
 
 from app.tasks.errors import RedisUnavailable
-from app.tasks.model import PRIORITIES, Priority, Ticket
+from app.tasks.model import PRIORITIES, Priority, Status, Ticket
 from app.tasks.tickets.health import RedisHealth
-from app.tasks.tickets.rq_format import pack_call, parse_job_id
+from app.tasks.tickets.rq_format import pack_call, pack_error, pack_result, parse_job_id, ticket_result
 
 CONNECT_SECONDS = 1.0
 ANSWER_SECONDS = 3.0
@@ -69,14 +70,18 @@ class Taken:
     reference: tuple[int, int] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How a ticket's run ended, for RQ's registries. `ok` None: a stale ticket, worth nothing."""
+class Ended(NamedTuple):
+    """How a ticket's run ended, for RQ's registries. `ok` None: a ticket worth nothing, not to be filed.
+
+    `error` says why if it failed. The times are epoch seconds of the database's clock; 0 stands for now.
+    """
 
     job_id: str
     priority: Priority
     ok: bool | None
-    started_at: datetime | None = None
+    error: str = ""
+    started_at: float = 0.0
+    ended_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +180,8 @@ class RQQueueManager:
             return self.take(worker_id, priorities, count)
         pipeline = self.client.pipeline(transaction=False)
         keys = [self.in_flight_key(worker_id)]
-        self._scripts["finish"](keys=keys, args=self._finish_arguments(ended, KEEP_SECONDS), client=pipeline)
+        arguments = self._finish_arguments(worker_id, ended, KEEP_SECONDS)
+        self._scripts["finish"](keys=keys, args=arguments, client=pipeline)
         keys = [*keys, *(self.queue_key(priority) for priority in priorities)]
         self._scripts["take"](keys=keys, args=[count], client=pipeline)
         with self.health.watch():
@@ -185,16 +191,20 @@ class RQQueueManager:
         """Take ended tickets out of flight and file them where RQ's tools look."""
         if ended:
             keys = [self.in_flight_key(worker_id)]
-            self._call("finish", keys, self._finish_arguments(ended, keep_seconds))
+            self._call("finish", keys, self._finish_arguments(worker_id, ended, keep_seconds))
 
-    def _finish_arguments(self, ended: Sequence[Ended], keep_seconds: int) -> list[Any]:
+    def _finish_arguments(self, worker_id: str, ended: Sequence[Ended], keep_seconds: int) -> list[Any]:
         now = self.database_clock()
-        arguments: list[Any] = [self._job_prefix, _time_text(now), int(now), KEPT_ENTRIES, keep_seconds]
+        arguments: list[Any] = [self._job_prefix, f"{RQ_KEY_PREFIX}:results:", f"{RQ_KEY_PREFIX}:"]
+        arguments += [int(now) + keep_seconds, keep_seconds, KEPT_ENTRIES, worker_id, execution_id(worker_id)]
+        groups: dict[tuple[Any, ...], list[Any]] = defaultdict(list)
         for ticket in ended:
-            word = "gone" if ticket.ok is None else "finished" if ticket.ok else "failed"
-            registry = f"{RQ_KEY_PREFIX}:{word}:{self.queue_name(ticket.priority)}" if word != "gone" else ""
-            started = ticket.started_at.timestamp() if ticket.started_at else now
-            arguments += [ticket.job_id, word, registry, _time_text(started)]
+            word, packed = _filing(ticket)
+            group = groups[word, ticket.priority, ticket.started_at or now, ticket.ended_at or now]
+            group += (ticket.job_id, packed)
+        for (word, priority, began, over), tickets in groups.items():
+            arguments += [word, self.queue_name(priority), _time_text(began), f"{began:.6f}"]
+            arguments += [_time_text(over), f"{over:.6f}", len(tickets) // 2, *tickets]
         return arguments
 
     def give_back(self, worker_id: str, taken: Sequence[Taken]) -> None:
@@ -280,6 +290,22 @@ class RQQueueManager:
     def _call(self, script: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         with self.health.watch():
             return self._scripts[script](keys=list(keys), args=list(arguments))
+
+
+def _filing(ticket: Ended) -> tuple[str, bytes]:
+    """The word for how it ended, and the return value or the error as RQ packs it."""
+    if ticket.ok is None:
+        return "gone", b""
+    if not ticket.ok:
+        return "failed", pack_error(ticket.error)
+    reference = parse_job_id(ticket.job_id)
+    return "finished", pack_result(ticket_result(reference[0], Status.COMPLETED)) if reference else b""
+
+
+@lru_cache(maxsize=64)
+def execution_id(worker_id: str) -> str:
+    """RQ's name for one run of a job. A worker runs a ticket once at most, so its own digest will do."""
+    return hashlib.blake2b(worker_id.encode(), digest_size=16).hexdigest()
 
 
 def _taken(flat: Sequence[Any], priorities: Sequence[Priority]) -> list[Taken]:

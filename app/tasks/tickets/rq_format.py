@@ -11,12 +11,15 @@ header, so RQ reads the bytes uncompressed.
 from __future__ import annotations
 
 import re
+import zlib
+from base64 import b64encode
 from typing import Any
 
 import msgpack
 from rq.job import Job
 
 from app.tasks.ids import MAX_ID
+from app.tasks.model import Status
 
 RUN_TICKET = "app.jobs.run_ticket"
 CLOSED_LIST = frozenset({RUN_TICKET})
@@ -47,6 +50,26 @@ def pack_call(task_id: int, epoch: int) -> bytes:
     """The `data` field of a ticket's job hash."""
     packed: bytes = msgpack.packb([RUN_TICKET, None, [task_id, epoch], {}])
     return CALL + packed
+
+
+def ticket_result(task_id: int, status: Status) -> dict[str, Any]:
+    """What a ticket's job returns: a note. The task's own result is in its row."""
+    return {"task": task_id, "status": status.value}
+
+
+def ticket_failure(task_id: int, status: Status, error: str) -> str:
+    """Why a ticket's job failed, in a sentence for RQ's tools; `status` is the row's new one."""
+    return f"task {task_id} is {status} now: {error}" if error else f"task {task_id} is {status} now"
+
+
+def pack_result(value: Any) -> bytes:
+    """A return value as RQ keeps it in a result."""
+    return b64encode(VALUE + msgpack.packb(value))
+
+
+def pack_error(text: str) -> bytes:
+    """An error's text as RQ keeps it in a result."""
+    return b64encode(zlib.compress(text.encode("utf-8", "replace")))
 
 
 class TicketSerializer:
