@@ -13,11 +13,13 @@ import structlog
 
 from app.handlers import settings as handler_settings
 from app.tasks.database import Database
-from app.tasks.errors import TaskError
+from app.tasks.errors import InvalidTask, TaskError
 from app.tasks.handlers import HandlerRegistry, load_handlers
 from app.tasks.migrate import migrate
 from app.tasks.model import Priority, Ticket
 from app.tasks.queue import TaskQueue
+from app.tasks.recurring import declared_schedules
+from app.tasks.schedule_requests import ScheduleRequest
 from app.tasks.settings import CoreSettings
 from app.tasks.store import Store
 from app.tasks.tickets import RQQueueManager, connect
@@ -31,7 +33,8 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """The wired parts of one process. `tickets` is None in database mode."""
+    """The wired parts of one process. `tickets` is None in database mode, `declared` are the code's
+    schedules."""
 
     config: Config
     settings: CoreSettings
@@ -39,15 +42,18 @@ class System:
     store: Store
     tickets: RQQueueManager | None
     queue: TaskQueue
+    declared: tuple[ScheduleRequest, ...] = ()
 
     def prepare(self) -> None:
-        """Make the folder of our files, bring the schema up to date and apply changed mode settings.
+        """Make the folder of our files, bring the schema up to date, apply changed mode settings, and bring
+        the schedules to what the code declares.
 
         Raises `DatabaseUnavailable`.
         """
         self.config.VAR_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
         migrate(self.store.database)
         _apply_mode(self)
+        self.queue.schedules.sync(self.declared)
 
     def close(self) -> None:
         """Close the connections; safe to call twice."""
@@ -67,7 +73,18 @@ def build_system(config: Config) -> System:
     store = Store.over(database)
     tickets = _tickets(config, settings, handlers, database) if config.RQ_ENABLED else None
     queue = TaskQueue(store, handlers, tickets, settings)
-    return System(config, settings, handlers, store, tickets, queue)
+    return System(config, settings, handlers, store, tickets, queue, _declared(handlers, queue))
+
+
+def _declared(handlers: HandlerRegistry, queue: TaskQueue) -> tuple[ScheduleRequest, ...]:
+    """The schedules that the code declares. Raises `ValueError` for one that cannot run."""
+    declared = declared_schedules(handlers)
+    for request in declared:
+        try:
+            queue.schedules.check(request)
+        except InvalidTask as error:
+            raise ValueError(f"the schedule {request.name!r} in the code: {error}") from None
+    return declared
 
 
 def core_settings(config: Config) -> CoreSettings:

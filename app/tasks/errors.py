@@ -6,6 +6,8 @@
     │   ├── UnknownPriority
     │   └── PayloadTooLarge
     ├── TaskNotFound
+    ├── ScheduleNotFound
+    ├── ScheduleRefused             the schedule's state or origin does not allow the verb
     ├── WrongState                  the task is not in a state that allows the verb
     ├── UserLimitReached            names the active task
     ├── IdempotencyConflict         the key was used for another task
@@ -47,9 +49,11 @@ class InvalidTask(TaskError):
 
 
 class UnknownTaskName(InvalidTask):
-    def __init__(self, name: object) -> None:
+    """`field` is where the caller wrote the name."""
+
+    def __init__(self, name: object, *, field: str = "name") -> None:
         self.name = name
-        super().__init__([FieldProblem("name", f"no handler is registered for {str(name)[:100]!r}")])
+        super().__init__([FieldProblem(field, f"no handler is registered for {str(name)[:100]!r}")])
 
 
 class UnknownPriority(InvalidTask):
@@ -72,6 +76,21 @@ class TaskNotFound(TaskError):
     def __init__(self, task_id: object) -> None:
         self.task_id = task_id
         super().__init__(f"no task has the id {str(task_id)[:40]!r}")
+
+
+class ScheduleNotFound(TaskError):
+    def __init__(self, name: object) -> None:
+        super().__init__(f"no schedule is named {str(name)[:100]!r}")
+
+
+class ScheduleRefused(TaskError):
+    """The verb does not apply to the schedule as it is: the name is taken, the code declares it, a run of it
+    is still open (`task_id`), or somebody changed it at the same moment."""
+
+    def __init__(self, name: str, reason: str, *, task_id: int | None = None) -> None:
+        self.name = name
+        self.task_id = task_id
+        super().__init__(f"schedule {name!r}: {reason}")
 
 
 class WrongState(TaskError):

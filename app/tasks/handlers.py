@@ -12,13 +12,14 @@ import json
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from sqlalchemy.engine import Connection
 
 from app.tasks.errors import FieldProblem, InvalidTask, UnknownTaskName
-from app.tasks.model import OnLost
+from app.tasks.model import OnLost, PlannedRun
 
 
 class TaskCancelled(Exception):
@@ -59,6 +60,7 @@ class TaskContext:
     user_id: str | None
     backend: ContextBackend
     failures: int = 0
+    planned_run: PlannedRun | None = None
 
     @property
     def idempotency_key(self) -> str:
@@ -68,6 +70,13 @@ class TaskContext:
     def progress(self, percent: int | None = None, step: str | None = None) -> None:
         """Publish how far the task is: `percent` 0 to 100, `step` a short sentence. Cheap to call often."""
         self.backend.report_progress(percent, step)
+
+    @property
+    def planned_at(self) -> datetime | None:
+        """For which time a schedule planned this run (aware UTC); None for a task that nobody scheduled.
+
+        After an outage one run makes up for all that were missed: this is then the first missed time."""
+        return self.planned_run.planned_at if self.planned_run else None
 
     @property
     def cancel_requested(self) -> bool:

@@ -17,6 +17,7 @@ from app.tasks.handlers import HandlerRegistry
 from app.tasks.model import Moved, OnLost, Priority, Ticket, Track
 from app.tasks.queue import TaskQueue, utc_now
 from app.tasks.routing import Intake, Route, Routing
+from app.tasks.schedules import Scheduler
 from app.tasks.schema import AnyRow
 from app.tasks.settings import CoreSettings
 from app.tasks.store import Store
@@ -42,6 +43,7 @@ class Healed:
     """What one step did, for logs and tests."""
 
     due: int = 0
+    fired: int = 0
     held: int = 0
     moved: int = 0
     reclaimed: int = 0
@@ -71,6 +73,7 @@ class Sweeper:
         self._holder = holder
         self._dead_holders = dead_holders
         self._clock = clock
+        self._scheduler = Scheduler(queue.schedules, clock=clock)
         self._next_full_pass = 0.0
         self._expired_since: dict[tuple[int, int], float] = {}
         self._last_look = clock()
@@ -90,6 +93,7 @@ class Sweeper:
         healed = Healed()
         rules = self._end_of_pauses(self._store.routing.refresh())
         rules = self._fallback(rules, healed)
+        healed.fired += self._scheduler.step()
         healed.due += self._repeat(lambda: self._store.moves.due(limit=BATCH))
         if self._clock() >= self._next_full_pass:
             self._next_full_pass = self._clock() + FULL_PASS_SECONDS
@@ -111,6 +115,10 @@ class Sweeper:
         """As `step`, with everything looked at."""
         self._next_full_pass = 0.0
         return self.step()
+
+    def seconds_to_next_schedule(self) -> float:
+        """How long a step may be put off as far as schedules are concerned. Costs no statement."""
+        return self._scheduler.seconds_to_next_look()
 
     def leave(self) -> None:
         """Give up the lock, so that another sweeper begins at once."""

@@ -6,10 +6,13 @@ The transition table below is the contract that `docs/states.md` prints and the 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
+
+from app.tasks.recurrence import Recurrence
 
 
 class Status(StrEnum):
@@ -128,6 +131,35 @@ TRANSITIONS: tuple[Edge, ...] = (
 )
 
 
+RUN_KEYS = "schedule:"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRun:
+    """One run of a schedule: which one, and for what time it was planned (aware UTC).
+
+    It is the task's idempotency key, so that no planned time can have two tasks."""
+
+    schedule: str
+    planned_at: datetime
+
+    @property
+    def key(self) -> str:
+        moment = self.planned_at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+        return f"{RUN_KEYS}{self.schedule}:{moment}"
+
+    @classmethod
+    def of_key(cls, key: str | None) -> PlannedRun | None:
+        """The run that an idempotency key names; None for every other key."""
+        if key is None or not key.startswith(RUN_KEYS):
+            return None
+        schedule, _, text = key.removeprefix(RUN_KEYS).partition(":")
+        with suppress(ValueError):  # a key that somebody used before these were kept for schedules
+            moment = datetime.fromisoformat(text)
+            return cls(schedule, moment) if moment.tzinfo else None
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class NewTask:
     """A submission that passed every check which needs no database. `payload` is JSON text."""
@@ -141,6 +173,11 @@ class NewTask:
     idempotency_key: str | None = None
     max_retries: int | None = None
     timeout_seconds: int | None = None
+
+    @property
+    def planned_run(self) -> PlannedRun | None:
+        """The run of a schedule that this task is."""
+        return PlannedRun.of_key(self.idempotency_key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +222,12 @@ class Claim:
     max_retries: int | None = None
     timeout_seconds: int | None = None
     cancel_requested: bool = False
+    idempotency_key: str | None = None
+
+    @property
+    def planned_run(self) -> PlannedRun | None:
+        """The run of a schedule that this task is."""
+        return PlannedRun.of_key(self.idempotency_key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +309,7 @@ class Task:
     waiting_since: datetime | None
     started_at: datetime | None
     ended_at: datetime | None
+    planned_run: PlannedRun | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,3 +320,52 @@ class Event:
     at: datetime
     kind: str
     detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ScheduleState(StrEnum):
+    """Only ACTIVE ones have a next time. WITHDRAWN: the code does not declare it any more, or disabled."""
+
+    ACTIVE = "active"
+    PAUSED = "paused"
+    WITHDRAWN = "withdrawn"
+
+
+class Origin(StrEnum):
+    """Who defines a schedule."""
+
+    CODE = "code"
+    API = "api"
+
+
+class Overlap(StrEnum):
+    """What happens to a run whose predecessor has not ended: it is skipped, or runs beside it."""
+
+    SKIP = "skip"
+    ALLOW = "allow"
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A task that runs again and again, as its row says. `payload` is JSON text; times are aware UTC.
+
+    `last_run_at` is the time for which the last run was planned, `skipped` counts runs that were left out."""
+
+    name: str
+    task: str
+    recurrence: Recurrence
+    payload: str
+    priority: Priority
+    user_id: str | None
+    max_retries: int | None
+    timeout_seconds: int | None
+    overlap: Overlap
+    origin: Origin
+    state: ScheduleState
+    version: int
+    next_run_at: datetime | None
+    last_run_at: datetime | None
+    last_task_id: int | None
+    skipped: int
+    skip_reason: str | None
+    created_at: datetime
+    changed_at: datetime

@@ -28,6 +28,8 @@ from app.tasks.handlers import HandlerRegistry
 from app.tasks.ids import IdSource
 from app.tasks.model import PRIORITIES, Moved, NewTask, Priority, Status, Submitted, Ticket
 from app.tasks.routing import Intake, Route, Routing
+from app.tasks.schedule_requests import ScheduleCheck
+from app.tasks.schedules import Schedules
 from app.tasks.settings import CoreSettings
 from app.tasks.store import Store
 from app.tasks.store.submitting import Placement, Present, Refusal
@@ -63,6 +65,13 @@ class TaskQueue:
         self._now = now
         self._ids = IdSource()
         self._check = RequestCheck(handlers, self.settings, self._ids, now)
+        self.schedules = Schedules(
+            store,
+            ScheduleCheck(self._check),
+            next_id=self._ids.next,
+            active_keys=self._slots,
+            push=self.push,
+        )
 
     # --- submit -----------------------------------------------------------------------------------
 

@@ -180,7 +180,9 @@ class Runner:
 
     def _call(self, live: LiveTask, handler: Handler, payload: object) -> Outcome:
         claim = live.claim
-        context = TaskContext(claim.task_id, claim.attempt, claim.user_id, live, claim.failures)
+        context = TaskContext(
+            claim.task_id, claim.attempt, claim.user_id, live, claim.failures, claim.planned_run
+        )
         try:
             with self._time_limit(self.limit_of(claim)):
                 result = handler.call(payload, context)

@@ -274,3 +274,35 @@ memory = Table(
     mysql_engine="InnoDB",
     mysql_charset="utf8mb4",
 )
+
+# What runs again and again. `next_run_at` is set for active schedules and for no others.
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("name", short_word(80), primary_key=True),
+    Column("task", short_word(100), nullable=False),
+    Column("cron", String(100)),
+    Column("interval_seconds", Integer),
+    Column("time_zone", String(60), nullable=False),
+    Column("payload", LONG_TEXT, nullable=False),
+    Column("priority", PriorityRank, nullable=False),
+    Column("user_id", short_word(128)),
+    Column("max_retries", Integer),
+    Column("timeout_seconds", Integer),
+    Column("overlap", String(8), nullable=False),
+    Column("origin", String(8), nullable=False),
+    Column("state", String(10), nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("next_run_at", UtcDateTime),
+    Column("last_run_at", UtcDateTime),
+    Column("last_task_id", BigInteger),
+    Column("skipped", Integer, nullable=False, server_default="0"),
+    Column("skip_reason", String(200)),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("changed_at", UtcDateTime, nullable=False),
+    CheckConstraint("(cron IS NULL) <> (interval_seconds IS NULL)", name="ck_schedules_recurrence"),
+    # the scheduler's look: which is due, and when the next one will be
+    Index("ix_schedules_next_run_at", "next_run_at"),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+)

@@ -13,7 +13,7 @@ import structlog
 from app.tasks.errors import FieldProblem, InvalidTask, PayloadTooLarge, UnknownPriority
 from app.tasks.handlers import Handler, HandlerRegistry
 from app.tasks.ids import IdSource
-from app.tasks.model import NewTask, Priority
+from app.tasks.model import RUN_KEYS, NewTask, Priority
 from app.tasks.settings import CoreSettings
 
 KEY_CHARACTERS = 128
@@ -118,6 +118,8 @@ def _key_problems(request: TaskRequest) -> list[FieldProblem]:
         if value is not None and not _is_key(value):
             message = f"must be 1 to {KEY_CHARACTERS} printable characters without blanks at the ends"
             problems.append(FieldProblem(field, message))
+    if isinstance(request.idempotency_key, str) and request.idempotency_key.startswith(RUN_KEYS):
+        problems.append(FieldProblem("idempotency_key", f"must not begin with {RUN_KEYS!r}: schedules do"))
     return problems
 
 

@@ -18,6 +18,7 @@ def track_of(status: Status) -> str | None:
 
 def task_json(task: Task) -> dict[str, Any]:
     """One task with everything that its submitter may see."""
+    run = task.planned_run
     return {
         "id": str(task.task_id),
         "name": task.name,
@@ -41,6 +42,8 @@ def task_json(task: Task) -> dict[str, Any]:
         "waiting_since": iso(task.waiting_since),
         "started_at": iso(task.started_at),
         "ended_at": iso(task.ended_at),
+        "schedule": run.schedule if run else None,
+        "planned_at": iso(run.planned_at) if run else None,
     }
 
 

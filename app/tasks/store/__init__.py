@@ -2,7 +2,8 @@
 
 Split by reader: `submitting` (birth), `claims` (a worker's right), `settling` (the end),
 `turns` (the end of one batch with the claim of the next), `moves` (every other
-transition), `tickets` (what the sweeper asks), `queries` (reading), `routing`, `registry` (workers, locks).
+transition), `tickets` (what the sweeper asks), `queries` (reading), `schedules`
+(what runs again), `routing`, `registry` (workers, locks).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from app.tasks.store.moves import Moves
 from app.tasks.store.queries import Queries
 from app.tasks.store.registry import Registry
 from app.tasks.store.routing import RoutingTable
+from app.tasks.store.schedules import ScheduleRows
 from app.tasks.store.settling import Settlements
 from app.tasks.store.submitting import Submissions
 from app.tasks.store.tickets import DispatchedRows
@@ -35,13 +37,15 @@ class Store:
     queries: Queries
     routing: RoutingTable
     registry: Registry
+    schedules: ScheduleRows
 
     @classmethod
     def over(cls, database: Database) -> Store:
         claims, settlements = Claims(database), Settlements(database)
+        submissions = Submissions(database)
         return cls(
             database=database,
-            submissions=Submissions(database),
+            submissions=submissions,
             claims=claims,
             settlements=settlements,
             turns=Turns(database, claims, settlements),
@@ -50,4 +54,5 @@ class Store:
             queries=Queries(database),
             routing=RoutingTable(database),
             registry=Registry(database),
+            schedules=ScheduleRows(database, submissions),
         )

@@ -32,6 +32,7 @@ _CLAIMED_COLUMNS = (
     tasks.c.user_id,
     tasks.c.max_retries,
     tasks.c.timeout_seconds,
+    tasks.c.idempotency_key,
 )
 
 
@@ -240,4 +241,5 @@ def _claim(row: AnyRow, token: int, track: Track) -> Claim:
         user_id=row.user_id,
         max_retries=row.max_retries,
         timeout_seconds=row.timeout_seconds,
+        idempotency_key=row.idempotency_key,
     )

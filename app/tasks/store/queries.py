@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 
 from app.tasks.database import Database
 from app.tasks.errors import TaskNotFound
-from app.tasks.model import ENDED, PRIORITIES, Event, Priority, Status, Task
+from app.tasks.model import ENDED, PRIORITIES, Event, PlannedRun, Priority, Status, Task
 from app.tasks.schema import AnyRow, database_now, task_events, tasks
 
 PAGE_ROWS = 50
@@ -120,7 +120,7 @@ class Queries:
 def _task(row: AnyRow) -> Task:
     fields = dict(row._mapping)
     fields["task_id"] = fields.pop("id")
-    fields.pop("idempotency_key", None)
+    fields["planned_run"] = PlannedRun.of_key(fields.pop("idempotency_key"))
     fields.pop("lease_until", None)
     fields["payload"] = _decoded(fields["payload"])
     fields["result"] = None if fields["result"] is None else _decoded(fields["result"])
