@@ -19,7 +19,7 @@ from app.tasks.store import Store
 from app.tasks.store.claims import TicketClaims
 from app.tasks.store.turns import TakeQueued, TakeTickets
 from app.tasks.tickets import RQQueueManager
-from app.tasks.tickets.manager import KEEP_FOREIGN_SECONDS, Ended, Taken
+from app.tasks.tickets.manager import KEEP_FOREIGN_SECONDS, ROUTING_CHANGED, Ended, Taken
 from app.tasks.tickets.rq_format import ticket_failure
 from workers.filing import Filing
 
@@ -68,6 +68,7 @@ class RedisConsumer:
         self._tickets = tickets
         self._holder = holder
         self._priorities = list(priorities)
+        self._rules_changed = False
         self._fetched: dict[tuple[int, int], Taken] = {}
         self._filing = Filing()
         self._claimed_at = 0.0
@@ -134,10 +135,13 @@ class RedisConsumer:
 
     def wait(self, seconds: float) -> None:
         """Until a push rings, at most `seconds`."""
-        self._tickets.wait_for_bell(self._priorities, seconds=seconds)
+        # only noted here: a wait may be interrupted by the stop signal, a statement must not be
+        self._rules_changed = self._tickets.wait_for_bell(self._priorities, seconds=seconds) == ROUTING_CHANGED
 
     def _open(self) -> list[Priority]:
-        rules = self._store.routing.current()
+        routing = self._store.routing
+        rules = routing.refresh() if self._rules_changed else routing.current()
+        self._rules_changed = False
         return [p for p in self._priorities if p in rules and rules[p].may_claim(Track.REDIS)]
 
     def _give_back(self, taken: Sequence[Taken]) -> None:

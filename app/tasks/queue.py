@@ -6,6 +6,7 @@ Commit first, push the ticket second: a verb's answer means that the row is stor
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -306,7 +307,13 @@ class TaskQueue:
         return self.store.routing.change(priorities, paused=True)
 
     def resume(self, priorities: Iterable[Priority] = PRIORITIES) -> Routing:
-        return self.store.routing.change(priorities, paused=False)
+        """Let these priorities be claimed again; idle workers wake at once."""
+        wanted = list(priorities)
+        rules = self.store.routing.change(wanted, paused=False)
+        if self.tickets is not None:
+            with suppress(RedisUnavailable):  # they look by themselves, a little later
+                self.tickets.ring_routing(wanted)
+        return rules
 
     def pause_intake(
         self, *, reason: str, mode: Intake = Intake.HOLD, duration: timedelta | None = None

@@ -36,6 +36,7 @@ KEPT_ENTRIES = 1000
 KEEP_FOREIGN_SECONDS = 365 * 86_400  # as RQ keeps failed jobs
 KEEP_TAKEN_SECONDS = 8 * 86_400  # longer than any task may run
 BELL_BOUND = 64
+ROUTING_CHANGED = b"routing"  # a bell's other word: read the rules anew
 
 _LUA = Path(__file__).parent / "lua"
 
@@ -224,10 +225,23 @@ class RQQueueManager:
         with self.health.watch():
             self.client.delete(self.in_flight_key(worker_id))
 
-    def wait_for_bell(self, priorities: Sequence[Priority], *, seconds: float) -> bool:
-        """Block until a push rings one of these bells, at most `seconds` (below the answer time-out)."""
+    def wait_for_bell(self, priorities: Sequence[Priority], *, seconds: float) -> bytes | None:
+        """Block until one of these bells rings, at most `seconds` (below the answer time-out).
+
+        Returns the bell's word: `ROUTING_CHANGED`, or any other for a push. None: no bell rang.
+        """
         with self.health.watch():
-            return self._bell.blpop([self.bell_key(p) for p in priorities], timeout=seconds) is not None
+            rung: Any = self._bell.blpop([self.bell_key(p) for p in priorities], timeout=seconds)
+        return None if rung is None else rung[1]
+
+    def ring_routing(self, priorities: Iterable[Priority]) -> None:
+        """Wake the idle workers of these queues, to read the rules anew."""
+        with self.health.watch():
+            pipeline = self.client.pipeline(transaction=False)
+            for priority in priorities:
+                pipeline.lpush(self.bell_key(priority), *[ROUTING_CHANGED] * BELL_BOUND)
+                pipeline.ltrim(self.bell_key(priority), 0, BELL_BOUND - 1)
+            pipeline.execute()
 
     # --- looking ------------------------------------------------------------------------------------
 
