@@ -136,7 +136,9 @@ class RedisConsumer:
     def wait(self, seconds: float) -> None:
         """Until a push rings, at most `seconds`."""
         # only noted here: a wait may be interrupted by the stop signal, a statement must not be
-        self._rules_changed = self._tickets.wait_for_bell(self._priorities, seconds=seconds) == ROUTING_CHANGED
+        self._rules_changed = (
+            self._tickets.wait_for_bell(self._priorities, seconds=seconds) == ROUTING_CHANGED
+        )
 
     def _open(self) -> list[Priority]:
         routing = self._store.routing

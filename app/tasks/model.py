@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.tasks.recurrence import Recurrence
 
@@ -205,9 +205,8 @@ class Ticket:
         return f"t{self.task_id}-e{self.epoch}"
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """One worker's right to run one task until its lease ends."""
+class Claim(NamedTuple):
+    """One worker's right to run one task until its lease ends. A tuple: one is made for every run."""
 
     task_id: int
     name: str

@@ -8,32 +8,24 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Float, Select, and_, bindparam, select, update
+from sqlalchemy import and_, select, update
 from sqlalchemy.engine import Connection
 
 from app.tasks.database import Database
 from app.tasks.model import PRIORITIES, Claim, Priority, Status, Track
-from app.tasks.schema import AnyRow, database_now, status_is, tasks
-from app.tasks.store.routing import read_routing
+from app.tasks.schema import database_now, status_is, tasks
+from app.tasks.store.driver_sql import DriverSql
 
 _token = random.SystemRandom()
 
-_CLAIMED_COLUMNS = (
-    tasks.c.id,
-    tasks.c.name,
-    tasks.c.payload,
-    tasks.c.priority,
-    tasks.c.epoch,
-    tasks.c.attempt,
-    tasks.c.failures,
-    tasks.c.user_id,
-    tasks.c.max_retries,
-    tasks.c.timeout_seconds,
-    tasks.c.idempotency_key,
+_FIELDS = (
+    *("id", "priority", "epoch", "attempt", "failures", "max_retries", "timeout_seconds"),
+    *("user_id", "idempotency_key", "name"),
 )
+_SEPARATOR = "\x1f"  # in no name, user id or key: all are printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,21 +50,10 @@ class Claims:
     def __init__(self, database: Database, *, draw_token: Callable[[], int] | None = None) -> None:
         self._database = database
         self.draw_token = draw_token or (lambda: _token.getrandbits(62) + 1)
-        self._claim = (
-            update(tasks)
-            .where(tasks.c.id.in_(bindparam("claimed_ids", expanding=True)))
-            .values(
-                status=Status.PROCESSING,
-                token=bindparam("new_token"),
-                holder=bindparam("new_holder"),
-                attempt=tasks.c.attempt + 1,
-                confirmed_in=0,
-                started_at=database_now(),
-                lease_until=database_now(bindparam("lease_seconds", type_=Float())),
-                progress_percent=0,
-                progress_step=None,
-            )
-        )
+        self._sql = DriverSql(database)
+        self._columns = _claimed_columns(database.kind)
+        self._dispatched = self._sql.status_is(Status.DISPATCHED)
+        self._locked = "" if database.kind == "sqlite" else " FOR UPDATE"  # SQLite has its one write lock
 
     def queued(
         self,
@@ -102,10 +83,10 @@ class Claims:
         waiting_for_seconds: float = 0,
     ) -> list[Claim]:
         """As `queued`, in a transaction of the caller's."""
-        allowed = _claimable(on, Track.DATABASE, priorities)
+        allowed = self._claimable(on, Track.DATABASE, priorities)
         if not allowed:
             return []
-        rows = on.execute(_next_queued(allowed, limit, waiting_for_seconds)).all()
+        rows = self._rows(on, *self._next_queued(allowed, limit, waiting_for_seconds))
         return self._take(on, rows, Track.DATABASE, terms)
 
     def tickets(
@@ -125,30 +106,32 @@ class Claims:
 
     def tickets_on(self, on: Connection, terms: Terms, references: Sequence[tuple[int, int]]) -> TicketClaims:
         """As `tickets`, in a transaction of the caller's."""
-        wanted = set(references)  # not a dict: an old ticket beside the valid one must not hide it
-        allowed = _claimable(on, Track.REDIS, PRIORITIES)
-        found = on.execute(_TICKETED, {"ids": sorted({task_id for task_id, _ in wanted})})
-        rows = [row for row in found if (row.id, row.epoch) in wanted]
-        granted = [row for row in rows if row.priority in allowed]
-        known = {(row.id, row.epoch) for row in rows}
-        # in the order of the tickets, which is the order of service
         place = {pair: number for number, pair in enumerate(references)}
-        granted.sort(key=lambda row: place[row.id, row.epoch])
+        allowed = set(self._claimable(on, Track.REDIS, PRIORITIES))
+        ids = sorted({task_id for task_id, _ in references})
+        query = (
+            f"SELECT {self._columns} FROM tasks"  # noqa: S608 - marks and our own words only
+            f" WHERE id IN ({self._sql.marks(len(ids))}) AND {self._dispatched} ORDER BY id{self._locked}"
+        )
+        rows = [row for row in self._rows(on, query, ids) if (row[_ID], row[_EPOCH]) in place]
+        granted = [row for row in rows if row[_PRIORITY] in allowed]
+        # in the order of the tickets, which is the order of service
+        granted.sort(key=lambda row: place[row[_ID], row[_EPOCH]])
+        known = {(row[_ID], row[_EPOCH]) for row in rows}
         return TicketClaims(
             won=self._take(on, granted, Track.REDIS, terms),
-            refused=[(row.id, row.epoch) for row in rows if row.priority not in allowed],
-            stale=[pair for pair in references if pair not in known],
+            refused=[(row[_ID], row[_EPOCH]) for row in rows if row[_PRIORITY] not in allowed],
+            stale=[] if len(known) == len(references) else [p for p in references if p not in known],
         )
 
     def of_token(self, token: int, track: Track) -> list[Claim]:
         """The claims that carry this token: the read-back after a lost answer to COMMIT."""
         query = (
-            select(*_CLAIMED_COLUMNS)
-            .where(tasks.c.token == token, tasks.c.status == Status.PROCESSING)
-            .order_by(tasks.c.priority, tasks.c.id)
+            f"SELECT {self._columns} FROM tasks WHERE token = {self._sql.mark}"  # noqa: S608 - marks only
+            f" AND status = 'PROCESSING' ORDER BY priority, id"
         )
-        rows = self._database.read(lambda on: on.execute(query).all())
-        return [replace(_claim(row, token, track), attempt=row.attempt) for row in rows]
+        rows = self._database.read(lambda on: self._rows(on, query, [token]))
+        return [_claim(row, token, track)._replace(attempt=row[_ATTEMPT]) for row in rows]
 
     def renew(self, claims: Sequence[Claim], *, lease_seconds: float) -> None:
         """Extend the leases of exactly these claims; lost ones are left as they are."""
@@ -176,46 +159,78 @@ class Claims:
             return bool(connection.execute(statement).rowcount)
         return bool(self._database.write_one(lambda on: on.execute(statement).rowcount))
 
-    def _take(self, on: Connection, rows: Sequence[AnyRow], track: Track, terms: Terms) -> list[Claim]:
+    def _take(self, on: Connection, rows: Sequence[_Row], track: Track, terms: Terms) -> list[Claim]:
         if not rows:
             return []
-        parameters = {"claimed_ids": sorted(row.id for row in rows), "new_token": terms.token}
-        parameters |= {"new_holder": terms.holder, "lease_seconds": terms.lease_seconds}
-        on.execute(self._claim, parameters)
+        mark = self._sql.mark
+        ids = sorted(row[_ID] for row in rows)
+        statement = (
+            f"UPDATE tasks SET status = 'PROCESSING', token = {mark}, holder = {mark},"  # noqa: S608
+            f" attempt = attempt + 1, confirmed_in = 0, started_at = {self._sql.now},"
+            f" lease_until = {self._sql.later(terms.lease_seconds)}, progress_percent = 0,"
+            f" progress_step = NULL WHERE id IN ({self._sql.marks(len(ids))})"
+        )
+        on.exec_driver_sql(statement, (terms.token, terms.holder, *ids))
         return [_claim(row, terms.token, track) for row in rows]
 
-
-_TICKETED = (
-    select(*_CLAIMED_COLUMNS)
-    .where(
-        tasks.c.id.in_(bindparam("ids", expanding=True)),
-        status_is(Status.DISPATCHED),
-    )
-    .order_by(tasks.c.id)
-    .with_for_update()
-)
-
-
-def _next_queued(priorities: Sequence[Priority], limit: int, waiting_for_seconds: float) -> Select[Any]:
-    query = (
-        select(*_CLAIMED_COLUMNS)
-        .where(
-            tasks.c.status == Status.QUEUED,
-            tasks.c.priority.in_(priorities),
-            tasks.c.confirmed_in == 0,  # always so for QUEUED: lets the index give the order
+    def _next_queued(
+        self, priorities: Sequence[Priority], limit: int, waiting_for_seconds: float
+    ) -> tuple[str, Sequence[Any]]:
+        waited = ""
+        if waiting_for_seconds > 0:
+            waited = f" AND waiting_since <= {self._sql.later(-waiting_for_seconds)}"
+        query = (
+            f"SELECT {self._columns} FROM tasks WHERE status = 'QUEUED'"  # noqa: S608 - marks only
+            f" AND priority IN ({self._sql.marks(len(priorities))})"
+            f" AND confirmed_in = 0"  # always so for QUEUED: lets the index give the order
+            f"{waited} ORDER BY priority, id LIMIT {self._sql.mark}"
         )
-        .order_by(tasks.c.priority, tasks.c.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
+        skip = " SKIP LOCKED" if self._locked else ""
+        return f"{query}{self._locked}{skip}", [*(p.rank for p in priorities), limit]
+
+    def _claimable(self, on: Connection, track: Track, priorities: Sequence[Priority]) -> list[Priority]:
+        rows = on.exec_driver_sql("SELECT priority, paused, fenced_track FROM routing").cursor.fetchall()
+        fenced = track.value
+        open_ranks = {rank for rank, paused, fence in rows if not paused and fence != fenced}
+        return [priority for priority in priorities if priority.rank in open_ranks]
+
+    def _rows(self, on: Connection, query: str, parameters: Sequence[Any]) -> list[_Row]:
+        rows = on.exec_driver_sql(query, tuple(parameters)).cursor.fetchall()
+        return [_typed(row) for row in rows] if self._sql.kind == "mysql" else [_ranked(row) for row in rows]
+
+
+# As the statements deliver a claimed row: the fields in their order, then the payload.
+_Row = tuple[Any, ...]
+_ID, _PRIORITY, _EPOCH, _ATTEMPT = range(4)
+
+
+def _claimed_columns(kind: str) -> str:
+    """PyMySQL takes a microsecond for each value of each row; so all but the payload travel as one text."""
+    if kind != "mysql":
+        return ", ".join((*_FIELDS, "payload"))
+    filled = ", ".join(f"COALESCE({name}, '')" for name in _FIELDS)
+    return f"CONCAT_WS(CHAR(31 USING utf8mb4), {filled}), payload"
+
+
+def _typed(row: _Row) -> _Row:
+    task_id, rank, epoch, attempt, failures, retries, timeout, user_id, key, name = row[0].split(_SEPARATOR, 9)
+    return (
+        *(int(task_id), Priority.of_rank(int(rank)), int(epoch), int(attempt), int(failures)),
+        *(int(retries) if retries else None, int(timeout) if timeout else None),
+        *(user_id or None, key or None, name, row[1]),
     )
-    if waiting_for_seconds > 0:
-        query = query.where(tasks.c.waiting_since <= database_now(-waiting_for_seconds))
-    return query
 
 
-def _claimable(on: Connection, track: Track, priorities: Sequence[Priority]) -> list[Priority]:
-    rules = read_routing(on)
-    return [p for p in priorities if p in rules and rules[p].may_claim(track)]
+def _ranked(row: _Row) -> _Row:
+    return (row[0], Priority.of_rank(row[1]), *row[2:])
+
+
+def _claim(row: _Row, token: int, track: Track) -> Claim:
+    task_id, priority, epoch, attempt, failures, retries, timeout, user_id, key, name, payload = row
+    return Claim(
+        *(task_id, name, payload, priority, token, epoch, attempt + 1, failures, track),
+        *(user_id, retries, timeout, False, key),
+    )
 
 
 def _held_by(claims: Sequence[Claim]) -> Any:
@@ -224,22 +239,4 @@ def _held_by(claims: Sequence[Claim]) -> Any:
         tasks.c.id.in_([claim.task_id for claim in claims]),
         tasks.c.token.in_(sorted({claim.token for claim in claims})),
         status_is(Status.PROCESSING),
-    )
-
-
-def _claim(row: AnyRow, token: int, track: Track) -> Claim:
-    return Claim(
-        task_id=row.id,
-        name=row.name,
-        payload=row.payload,
-        priority=row.priority,
-        token=token,
-        epoch=row.epoch,
-        attempt=row.attempt + 1,
-        failures=row.failures,
-        track=track,
-        user_id=row.user_id,
-        max_retries=row.max_retries,
-        timeout_seconds=row.timeout_seconds,
-        idempotency_key=row.idempotency_key,
     )

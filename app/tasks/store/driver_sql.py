@@ -1,0 +1,46 @@
+"""Text for statements that go to the driver as they are: the few of the hot path.
+
+Their lists of ids differ in length each time, and SQLAlchemy would compile each anew; its rows and types would
+cost more than the database. Values always travel as parameters: only marks and our own words are text.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import ClauseElement, false, literal, not_
+
+from app.tasks.database import Database
+from app.tasks.model import Status
+from app.tasks.schema import database_now, status_is, tasks
+
+
+class DriverSql:
+    """The dialect of one database, as text."""
+
+    def __init__(self, database: Database) -> None:
+        self.kind = database.kind
+        self._dialect = database.engine.dialect
+        self.mark = "?" if database.kind == "sqlite" else "%s"
+        self.now = self.text(database_now())
+        self.false = self.text(false())
+        self.not_cancelled = self.text(not_(tasks.c.cancel_requested))
+        self.later = lru_cache(maxsize=8)(self._later)
+
+    def marks(self, count: int) -> str:
+        """A list of marks for `IN (…)`."""
+        return ", ".join([self.mark] * count)
+
+    def status_is(self, status: Status) -> str:
+        """`schema.status_is`, for beside a list of ids."""
+        return self.text(status_is(status))
+
+    def text(self, clause: ClauseElement) -> str:
+        """A clause without parameters, as this database spells it."""
+        compiled: Any = clause.compile(dialect=self._dialect, compile_kwargs={"literal_binds": True})
+        return str(compiled)
+
+    def _later(self, seconds: float) -> str:
+        """The database's clock, plus `seconds`."""
+        return self.text(database_now(literal(seconds)))
