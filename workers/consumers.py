@@ -135,7 +135,7 @@ class RedisConsumer:
 
     def wait(self, seconds: float) -> None:
         """Until a push rings, at most `seconds`."""
-        # only noted here: a wait may be interrupted by the stop signal, a statement must not be
+        # only noted: a wait may be interrupted by the stop signal, a statement must not be
         self._rules_changed = (
             self._tickets.wait_for_bell(self._priorities, seconds=seconds) == ROUTING_CHANGED
         )

@@ -21,6 +21,11 @@ from sqlalchemy.engine import Connection
 from app.tasks.errors import FieldProblem, InvalidTask, UnknownTaskName
 from app.tasks.model import OnLost, PlannedRun
 
+# JSON as rows hold it. One encoder for all: json.dumps would make one for every call.
+write_json: Callable[[Any], str] = json.JSONEncoder(
+    ensure_ascii=False, separators=(",", ":"), allow_nan=False
+).encode
+
 
 class TaskCancelled(Exception):
     """Raised in a handler, by `context.check_cancelled()`, once a cancel was asked for."""
@@ -244,4 +249,4 @@ def to_json(value: Any) -> str:
     """JSON text of a handler's result. Raises `TypeError` or `ValueError` for what JSON cannot hold."""
     if isinstance(value, BaseModel):
         return value.model_dump_json()
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return write_json(value)

@@ -190,8 +190,7 @@ class Submitted:
     created: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
+class Ticket(NamedTuple):
     """What Redis holds of a task: enough to claim it, and safe to lose, double or outlive."""
 
     task_id: int

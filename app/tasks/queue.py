@@ -202,7 +202,9 @@ class TaskQueue:
 
     def _placement(self, new: NewTask, route: Route, slot: str | None) -> Placement:
         """Where the rules put the task. Raises `IntakePaused`."""
-        intake = route.intake_at(self._now())
+        intake = route.intake
+        if intake is not Intake.OPEN:
+            intake = route.intake_at(self._now())
         if intake is Intake.REFUSE:
             raise self._paused(route)
         if new.run_at is not None or intake is Intake.HOLD:

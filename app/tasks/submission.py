@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 
 from app.tasks.errors import FieldProblem, InvalidTask, PayloadTooLarge, UnknownPriority
-from app.tasks.handlers import Handler, HandlerRegistry
+from app.tasks.handlers import Handler, HandlerRegistry, write_json
 from app.tasks.ids import IdSource
 from app.tasks.model import RUN_KEYS, NewTask, Priority
 from app.tasks.settings import CoreSettings
@@ -19,8 +18,6 @@ from app.tasks.settings import CoreSettings
 KEY_CHARACTERS = 128
 RETRIES_LIMIT = 1000
 TIMEOUT_LIMIT_SECONDS = 7 * 86_400
-
-T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -53,16 +50,13 @@ class RequestCheck:
     def __call__(self, request: TaskRequest) -> NewTask:
         handler = self._handlers[request.name]
         payload = request.payload if request.payload is not None else {}
-        errors: list[InvalidTask] = []
-        text = _collect(errors, lambda: self._payload_text(handler, payload))
-        priority = _collect(errors, lambda: self._priority(request.priority))
-        problems = [*_key_problems(request), *_time_problems(request), *_number_problems(request)]
-        if problems:
-            errors.append(InvalidTask(problems))
-        if len(errors) > 1:
-            raise InvalidTask([problem for error in errors for problem in error.problems])
-        if text is None or priority is None or errors:
-            raise errors[0]
+        try:
+            text = self._payload_text(handler, payload)
+            priority = self._priority(request.priority)
+        except InvalidTask:
+            raise self._everything_wrong(handler, payload, request) from None
+        if problems := _field_problems(request):
+            raise InvalidTask(problems)
         run_at = request.run_at
         if run_at is not None and run_at <= self._now():
             run_at = None
@@ -78,9 +72,23 @@ class RequestCheck:
             timeout_seconds=request.timeout_seconds,
         )
 
+    def _everything_wrong(self, handler: Handler, payload: Any, request: TaskRequest) -> InvalidTask:
+        """All that is wrong with a request, in one error; the error itself if it is the only one."""
+        errors: list[InvalidTask] = []
+        for check in (lambda: self._payload_text(handler, payload), lambda: self._priority(request.priority)):
+            try:
+                check()
+            except InvalidTask as error:
+                errors.append(error)
+        if problems := _field_problems(request):
+            errors.append(InvalidTask(problems))
+        if len(errors) == 1:
+            return errors[0]
+        return InvalidTask([problem for error in errors for problem in error.problems])
+
     def _payload_text(self, handler: Handler, payload: Any) -> str:
         try:
-            text = json.dumps(payload, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+            text = write_json(payload)
             size = len(text.encode())
         except (TypeError, ValueError, RecursionError) as error:
             reason = f"cannot be written as JSON: {error}"[:200]
@@ -103,15 +111,13 @@ class RequestCheck:
             return fallback
 
 
-def _collect(errors: list[InvalidTask], check: Callable[[], T]) -> T | None:
-    try:
-        return check()
-    except InvalidTask as error:
-        errors.append(error)
-        return None
+def _field_problems(request: TaskRequest) -> list[FieldProblem]:
+    return [*_key_problems(request), *_time_problems(request), *_number_problems(request)]
 
 
 def _key_problems(request: TaskRequest) -> list[FieldProblem]:
+    if request.user_id is None and request.idempotency_key is None:
+        return []
     problems = []
     keys: Mapping[str, Any] = {"user_id": request.user_id, "idempotency_key": request.idempotency_key}
     for field, value in keys.items():
@@ -144,6 +150,8 @@ def _time_problems(request: TaskRequest) -> list[FieldProblem]:
 
 
 def _number_problems(request: TaskRequest) -> list[FieldProblem]:
+    if request.max_retries is None and request.timeout_seconds is None:
+        return []
     problems = []
     numbers: tuple[tuple[str, Any, int, int], ...] = (
         ("max_retries", request.max_retries, 0, RETRIES_LIMIT),

@@ -1,7 +1,7 @@
 """Text for statements that go to the driver as they are: the few of the hot path.
 
-Their lists of ids differ in length each time, and SQLAlchemy would compile each anew; its rows and types would
-cost more than the database. Values always travel as parameters: only marks and our own words are text.
+Their lists of ids differ in length each time, and SQLAlchemy would compile each anew; its rows and types
+would cost more than the database. Values always travel as parameters: only marks and our own words are text.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ClauseElement, false, literal, not_
+from sqlalchemy import ClauseElement, false, literal, not_, true
 
 from app.tasks.database import Database
 from app.tasks.model import Status
@@ -25,6 +25,7 @@ class DriverSql:
         self.mark = "?" if database.kind == "sqlite" else "%s"
         self.now = self.text(database_now())
         self.false = self.text(false())
+        self.true = self.text(true())
         self.not_cancelled = self.text(not_(tasks.c.cancel_requested))
         self.later = lru_cache(maxsize=8)(self._later)
 

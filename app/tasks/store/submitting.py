@@ -17,9 +17,8 @@ from sqlalchemy.exc import IntegrityError
 from app.tasks.database import Database
 from app.tasks.model import WAITING, NewTask, Priority, Status
 from app.tasks.schema import database_now, routing, tasks
+from app.tasks.store.bulk_insert import BulkInsert, NewRow
 from app.tasks.store.routing import hold_routing
-
-CHUNK_ROWS = 1000
 
 _GIVEN = (
     *("id", "name", "status", "priority", "payload", "user_id", "active_key"),
@@ -62,6 +61,7 @@ class Submissions:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._insert_guarded = _guarded_insert(database.kind)
+        self._bulk = BulkInsert(database)
 
     def insert(
         self, new: NewTask, placement: Placement, connection: Connection | None = None
@@ -91,12 +91,8 @@ class Submissions:
         self, batch: Sequence[tuple[NewTask, Placement]], connection: Connection, now: datetime
     ) -> None:
         """Insert rows whose routing the transaction already holds. Raises `IntegrityError` on a duplicate."""
-        for start in range(0, len(batch), CHUNK_ROWS):
-            rows = []
-            for new, placement in batch[start : start + CHUNK_ROWS]:
-                since = now if placement.status is not Status.SCHEDULED else None
-                rows.append(_values(new, placement) | {"epoch": 1, "created_at": now, "waiting_since": since})
-            connection.execute(insert(tasks), rows)
+        rows = (NewRow(new, place.status, place.held, place.active_key) for new, place in batch)
+        self._bulk.insert(rows, connection, now)
 
     def hold_routing(
         self, connection: Connection, priorities: Iterable[Priority]
