@@ -22,9 +22,8 @@ from app.tasks.errors import FieldProblem, InvalidTask, UnknownTaskName
 from app.tasks.model import OnLost, PlannedRun
 
 # JSON as rows hold it. One encoder for all: json.dumps would make one for every call.
-write_json: Callable[[Any], str] = json.JSONEncoder(
-    ensure_ascii=False, separators=(",", ":"), allow_nan=False
-).encode
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+write_json: Callable[[Any], str] = _ENCODER.encode
 
 
 class TaskCancelled(Exception):

@@ -75,7 +75,11 @@ class RequestCheck:
     def _everything_wrong(self, handler: Handler, payload: Any, request: TaskRequest) -> InvalidTask:
         """All that is wrong with a request, in one error; the error itself if it is the only one."""
         errors: list[InvalidTask] = []
-        for check in (lambda: self._payload_text(handler, payload), lambda: self._priority(request.priority)):
+        checks: list[Callable[[], object]] = [
+            lambda: self._payload_text(handler, payload),
+            lambda: self._priority(request.priority),
+        ]
+        for check in checks:
             try:
                 check()
             except InvalidTask as error:

@@ -215,8 +215,6 @@ def _claimed_columns(kind: str) -> str:
 def _typed(row: _Row) -> _Row:
     head = row[0].split(_SEPARATOR, len(_FIELDS) - 1)
     task_id, rank, epoch, attempt, failures, retries, timeout, user_id, key, name = head
-        _SEPARATOR, 9
-    )
     return (
         *(int(task_id), Priority.of_rank(int(rank)), int(epoch), int(attempt), int(failures)),
         *(int(retries) if retries else None, int(timeout) if timeout else None),
