@@ -134,6 +134,7 @@ def _tickets(
         connect(config.RQ_REDIS_URL),
         bell=connect(config.RQ_REDIS_URL, answer_seconds=BELL_ANSWER_SECONDS),
         prefix=config.RQ_QUEUE_PREFIX,
+        window=config.RQ_TICKET_WINDOW,
         time_limit=time_limit,
         database_clock=DatabaseClock(database),
     )

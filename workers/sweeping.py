@@ -12,6 +12,7 @@ from app.tasks.healing import Sweeper
 from workers.life import LifeFile, deaths, new_worker_id, sweep_files
 
 STEP_SECONDS = 1.0
+HURRIED_SECONDS = 0.1
 STANDBY_SECONDS = 3.0
 LOCK_FILES = 100
 
@@ -40,9 +41,11 @@ class SweeperLoop:
         while not self._stop.wait(pause):
             pause = STEP_SECONDS
             try:
-                if self._sweeper.step() is None:
+                healed = self._sweeper.step()
+                if healed is None:
                     pause = STANDBY_SECONDS
                 else:
+                    pause = HURRIED_SECONDS if healed.hurry else STEP_SECONDS
                     self._forget_dead_locks()
             except TaskError as error:
                 log.warning("sweeper.waits", reason=str(error))

@@ -14,21 +14,21 @@ import structlog
 
 from app.tasks.errors import RedisUnavailable, TaskError
 from app.tasks.handlers import HandlerRegistry
-from app.tasks.model import Moved, OnLost, Priority, Ticket, Track
+from app.tasks.missing_tickets import MissingTickets
+from app.tasks.model import Moved, OnLost, Priority, Track
 from app.tasks.queue import TaskQueue, utc_now
+from app.tasks.refilling import Refiller
 from app.tasks.routing import Intake, Route, Routing
 from app.tasks.schedules import Scheduler
 from app.tasks.schema import AnyRow
 from app.tasks.settings import CoreSettings
 from app.tasks.store import Store
-from app.tasks.tickets import Look, RQQueueManager
-from app.tasks.tickets.rq_format import parse_job_id
+from app.tasks.tickets import Overflow, RQQueueManager
 
 LOCK = "sweeper"
 LOCK_SECONDS = 15.0
 BATCH = 500
 BATCHES_PER_PASS = 20
-HEAD_LOOKED_AT = 200
 SILENT_WORKER_SECONDS = 300
 FULL_PASS_SECONDS = 3.0
 
@@ -36,6 +36,7 @@ log = structlog.get_logger(__name__)
 
 # Of the given workers, those that are proven dead, each with the tasks that it had started; None: unknown.
 DeadHolders = Callable[[Iterable[str]], Mapping[str, frozenset[int] | None]]
+Overflows = Mapping[Priority, Overflow]
 
 
 @dataclass(slots=True)
@@ -50,6 +51,8 @@ class Healed:
     pushed: int = 0
     confirmed: int = 0
     stale: int = 0
+    refilled: int = 0
+    hurry: bool = False  # a queue runs dry before the next step would come
     notes: list[str] = field(default_factory=list)
 
 
@@ -74,6 +77,12 @@ class Sweeper:
         self._dead_holders = dead_holders
         self._clock = clock
         self._scheduler = Scheduler(queue.schedules, clock=clock)
+        self._missing: MissingTickets | None = None
+        self._refiller: Refiller | None = None
+        if self._tickets is not None:
+            grace = self._settings.ticket_grace_seconds
+            self._missing = MissingTickets(self._store, self._tickets, grace_seconds=grace, clock=clock)
+            self._refiller = Refiller(self._store, self._tickets)
         self._next_full_pass = 0.0
         self._expired_since: dict[tuple[int, int], float] = {}
         self._last_look = clock()
@@ -95,9 +104,10 @@ class Sweeper:
         rules = self._fallback(rules, healed)
         healed.fired += self._scheduler.step()
         healed.due += self._repeat(lambda: self._store.moves.due(limit=BATCH))
+        overflows = self._refill(rules, healed)
         if self._clock() >= self._next_full_pass:
             self._next_full_pass = self._clock() + FULL_PASS_SECONDS
-            self._full_pass(rules, healed)
+            self._full_pass(rules, overflows, healed)
         return healed
 
     def _lock(self) -> bool:
@@ -124,17 +134,13 @@ class Sweeper:
         """Give up the lock, so that another sweeper begins at once."""
         self._store.registry.unlock(LOCK, self._holder)
 
-    def _full_pass(self, rules: Routing, healed: Healed) -> None:
+    def _full_pass(self, rules: Routing, overflows: Overflows, healed: Healed) -> None:
         self._holds(rules, healed)
         self._reclaim_expired(healed)
         self._reclaim_dead(healed)
         for route in rules.values():
             healed.moved += self._wrong_track(route)
-            if self._tickets is not None and not route.fallback and self._redis_answers():
-                try:
-                    self._check_tickets(self._tickets, route, healed)
-                except RedisUnavailable as error:
-                    log.info("sweeper.tickets_unseen", priority=route.priority.value, reason=str(error))
+            self._check_tickets(route, overflows.get(route.priority), healed)
         self._store.registry.forget_silent(silent_seconds=SILENT_WORKER_SECONDS)
 
     def _repeat(self, batch: Callable[[], list[Moved]]) -> int:
@@ -204,6 +210,7 @@ class Sweeper:
                 continue
             try:
                 tickets.clear(route.priority)  # all its rows were recalled: every ticket left is stale
+                tickets.close_overflow(route.priority)
             except RedisUnavailable:
                 return rules
             back.append(route.priority)
@@ -260,57 +267,28 @@ class Sweeper:
 
     # --- tickets ------------------------------------------------------------------------------------
 
-    def _check_tickets(self, tickets: RQQueueManager, route: Route, healed: Healed) -> None:
+    def _refill(self, rules: Routing, healed: Healed) -> Overflows:
+        """Push what waits beyond a window and fits now. Returns the overflows as they were."""
+        if self._tickets is None or self._refiller is None or not self._redis_answers():
+            return {}
+        try:
+            overflows = self._tickets.overflows()
+            healed.refilled, healed.hurry = self._refiller.step(rules, overflows)
+        except RedisUnavailable as error:
+            log.info("sweeper.not_refilled", reason=str(error))
+            return {}
+        return overflows
+
+    def _check_tickets(self, route: Route, overflow: Overflow | None, healed: Healed) -> None:
+        if self._missing is None or route.fallback or not self._redis_answers():
+            return
         if not route.may_claim(Track.REDIS):
             return
-        priority, grace = route.priority, self._settings.ticket_grace_seconds
-        head = tickets.look(priority, last=HEAD_LOOKED_AT - 1)
-        healed.stale += self._remove_stale(tickets, priority, head)
-        for _ in range(BATCHES_PER_PASS):
-            waiting = self._store.dispatched.unconfirmed(
-                priority, incarnation=head.incarnation, older_than_seconds=grace, limit=BATCH
-            )
-            if not waiting:
-                break
-            look = self._push_missing(tickets, priority, waiting, healed)
-            present = [ticket for ticket in waiting if ticket.job_id in look.job_ids]
-            healed.confirmed += self._store.dispatched.confirm(present, incarnation=look.incarnation)
-            if len(waiting) < BATCH:
-                break
-        self._second_look(tickets, priority, healed)
-
-    def _push_missing(
-        self, tickets: RQQueueManager, priority: Priority, waiting: list[Ticket], healed: Healed
-    ) -> Look:
-        """Push what is not in its queue's own list, with the same epoch; returns the look that told.
-
-        What is pushed is not yet confirmed: the next pass sees and confirms it."""
-        look = tickets.look(priority)
-        missing = [ticket for ticket in waiting if ticket.job_id not in look.job_ids]
-        if missing:
-            log.warning("tickets.pushed_again", priority=priority.value, count=len(missing))
-            healed.pushed += tickets.push(missing)
-        return look
-
-    def _second_look(self, tickets: RQQueueManager, priority: Priority, healed: Healed) -> None:
-        """A confirmed row whose queue is empty, or whose queue's head was pushed later than the row plus
-        grace, has lost its ticket after it was seen: popped by somebody who died."""
-        head = tickets.look(priority, last=0)
-        grace = self._settings.ticket_grace_seconds
-        age = grace
-        if head.length and head.head_pushed_at is not None:
-            age = max(grace, tickets.database_clock() - head.head_pushed_at + grace)
-        suspects = self._store.dispatched.confirmed(
-            priority, incarnation=head.incarnation, older_than_seconds=age, limit=BATCH
-        )
-        if suspects:
-            self._push_missing(tickets, priority, suspects, healed)
-
-    def _remove_stale(self, tickets: RQQueueManager, priority: Priority, look: Look) -> int:
-        """Tickets near the head that name no waiting row: taken out, so that `LLEN` tells the truth."""
-        references = {job_id: parse_job_id(job_id) for job_id in look.job_ids}
-        ours = {job_id: pair for job_id, pair in references.items() if pair is not None}
-        if not ours:
-            return 0
-        current = self._store.dispatched.current(list(ours.values()))
-        return tickets.remove(priority, [job_id for job_id, pair in ours.items() if pair not in current])
+        try:
+            checked = self._missing.check(route.priority, overflow)
+        except RedisUnavailable as error:
+            log.info("sweeper.tickets_unseen", priority=route.priority.value, reason=str(error))
+            return
+        healed.pushed += checked.pushed
+        healed.confirmed += checked.confirmed
+        healed.stale += checked.stale

@@ -19,10 +19,8 @@ def ids(tickets: list[Ticket]) -> list[int]:
     return [ticket.task_id for ticket in tickets]
 
 
-def unconfirmed(store: Store, *, limit: int = 99) -> list[Ticket]:
-    return store.dispatched.unconfirmed(
-        Priority.NORMAL, incarnation=NOW_IN, older_than_seconds=GRACE, limit=limit
-    )
+def unconfirmed(store: Store, *, limit: int = 99, before: int | None = None) -> list[Ticket]:
+    return store.dispatched.unconfirmed(Priority.NORMAL, older_than_seconds=GRACE, limit=limit, before=before)
 
 
 def confirmed(store: Store, *, older_than: float = GRACE) -> list[Ticket]:
@@ -42,9 +40,13 @@ def test_rows_are_unconfirmed_until_their_ticket_was_seen_in_this_incarnation(
     rows.put("DISPATCHED", confirmed_in=0, waiting_since=old, priority="low")
     rows.put("QUEUED", waiting_since=old)
     rows.put("PROCESSING", waiting_since=old)
+    assert ids(unconfirmed(store)) == [never]
+    assert store.dispatched.unconfirm_others(Priority.NORMAL, incarnation=NOW_IN, limit=9) == 1
+    assert store.dispatched.unconfirm_others(Priority.NORMAL, incarnation=NOW_IN, limit=9) == 0
     assert unconfirmed(store)[0] == Ticket(never, 3, Priority.NORMAL, "test.other", 9)
     assert ids(unconfirmed(store)) == [never, before]
     assert ids(unconfirmed(store, limit=1)) == [never]
+    assert ids(unconfirmed(store, before=before)) == [never]
     assert ids(confirmed(store)) == [now]
     assert confirmed(store, older_than=90) == []
 

@@ -39,6 +39,7 @@ class World:
     def __init__(self, seed: int, store: Store, rows: Rows, tickets: RQQueueManager) -> None:
         self.random = random.Random(seed)
         self.store, self.rows, self.tickets = store, rows, tickets
+        tickets.window = self.random.choice([1, 2, 100_000])
         self.queue = TaskQueue(store, HANDLERS, tickets, SETTINGS)
         self.now = 0.0
         self.sweeper = Sweeper(self.queue, holder="s", clock=lambda: self.now)
@@ -109,6 +110,9 @@ class World:
 
     def lose_redis(self) -> None:
         self.tickets.client.flushall()
+
+    def lose_an_overflow(self) -> None:
+        self.tickets.close_overflow(self.random.choice(PRIORITIES))
 
     def flip(self) -> None:
         self.queue.route(redis_percent=self.random.choice([0, 50, 100]))
@@ -210,6 +214,7 @@ def test_no_history_breaks_a_promise(
         world.die,
         world.lose_a_ticket,
         world.lose_redis,
+        world.lose_an_overflow,
         world.flip,
         world.shut_or_open,
         world.ask_for_something,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, and_, func, select, tuple_, union_all, update
 from sqlalchemy.engine import Connection
 
 from app.tasks.database import Database
@@ -15,7 +15,6 @@ from app.tasks.schema import database_now, status_is, tasks
 _TICKET_COLUMNS = (
     tasks.c.id,
     tasks.c.epoch,
-    tasks.c.priority,
     tasks.c.name,
     tasks.c.timeout_seconds,
 )
@@ -26,18 +25,46 @@ class DispatchedRows:
         self._database = database
 
     def unconfirmed(
-        self, priority: Priority, *, incarnation: int, older_than_seconds: float, limit: int
+        self, priority: Priority, *, older_than_seconds: float, limit: int, before: int | None = None
     ) -> list[Ticket]:
-        """DISPATCHED rows whose ticket was not yet seen in this incarnation of Redis, in order of service."""
-        query = _dispatched(priority, older_than_seconds, limit).where(tasks.c.confirmed_in != incarnation)
-        return self._tickets(query)
+        """DISPATCHED rows whose ticket was not yet seen, in order of service; `before`: of lower ids only.
+
+        `confirmed_in` is 0 in them, so that the index gives the order: a row that another incarnation has
+        confirmed is for `unconfirm_others` first.
+        """
+        query = _dispatched(priority, older_than_seconds, limit).where(tasks.c.confirmed_in == 0)
+        if before is not None:
+            query = query.where(tasks.c.id < before)
+        return self._tickets(query, priority)
+
+    def unpushed(self, priority: Priority, *, start: int, limit: int) -> list[Ticket]:
+        """The first DISPATCHED and unconfirmed rows from id `start` on: what waits beyond the window."""
+        query = _in_order(priority, limit).where(tasks.c.confirmed_in == 0, tasks.c.id >= start)
+        return self._tickets(query, priority)
+
+    def unconfirm_others(self, priority: Priority, *, incarnation: int, limit: int) -> int:
+        """Forget tickets that were seen in another incarnation of Redis. Returns how many; repeat while it is
+        `limit`. Writes nothing if there are none."""
+        waiting = and_(tasks.c.status == Status.DISPATCHED, tasks.c.priority == priority)
+        # two ranges beside the known value, each read by the index: no planner does that for <>
+        below = select(tasks.c.id).where(waiting, tasks.c.confirmed_in.between(1, incarnation - 1))
+        above = select(tasks.c.id).where(waiting, tasks.c.confirmed_in > incarnation)
+        parts = [part.limit(limit).subquery() for part in (below, above)]
+        query = union_all(*(select(part.c.id) for part in parts))
+        ids = sorted(self._database.read(lambda on: on.execute(query).scalars().all()))[:limit]
+        if not ids:
+            return 0
+        seen_elsewhere = and_(tasks.c.confirmed_in != incarnation, status_is(Status.DISPATCHED))
+        statement = update(tasks).where(tasks.c.id.in_(ids), seen_elsewhere).values(confirmed_in=0)
+        self._database.run(lambda on: on.execute(statement))
+        return len(ids)
 
     def confirmed(
         self, priority: Priority, *, incarnation: int, older_than_seconds: float, limit: int
     ) -> list[Ticket]:
         """DISPATCHED rows whose ticket was seen: the second look's candidates, oldest first."""
         query = _dispatched(priority, older_than_seconds, limit).where(tasks.c.confirmed_in == incarnation)
-        return self._tickets(query)
+        return self._tickets(query, priority)
 
     def confirm(self, seen: Sequence[Ticket], *, incarnation: int) -> int:
         """Write the incarnation into rows that still have the epoch of the ticket that was seen."""
@@ -75,11 +102,11 @@ class DispatchedRows:
         query = select(func.count()).where(tasks.c.status == Status.DISPATCHED, tasks.c.priority == priority)
         return self._database.read(lambda on: int(on.execute(query).scalar_one()))
 
-    def _tickets(self, query: Select[Any]) -> list[Ticket]:
+    def _tickets(self, query: Select[Any], priority: Priority) -> list[Ticket]:
         def work(on: Connection) -> list[Ticket]:
             return [
-                Ticket(row.id, row.epoch, row.priority, row.name, row.timeout_seconds)
-                for row in on.execute(query)
+                Ticket(task_id, epoch, priority, name, timeout)
+                for task_id, epoch, name, timeout in on.execute(query)
             ]
 
         return self._database.read(work)
@@ -95,14 +122,14 @@ def _named(references: Sequence[tuple[int, int]]) -> ColumnElement[bool]:
     )
 
 
-def _dispatched(priority: Priority, older_than_seconds: float, limit: int) -> Select[Any]:
+def _in_order(priority: Priority, limit: int) -> Select[Any]:
     return (
         select(*_TICKET_COLUMNS)
-        .where(
-            tasks.c.status == Status.DISPATCHED,
-            tasks.c.priority == priority,
-            tasks.c.waiting_since <= database_now(-older_than_seconds),
-        )
+        .where(tasks.c.status == Status.DISPATCHED, tasks.c.priority == priority)
         .order_by(tasks.c.id)
         .limit(limit)
     )
+
+
+def _dispatched(priority: Priority, older_than_seconds: float, limit: int) -> Select[Any]:
+    return _in_order(priority, limit).where(tasks.c.waiting_since <= database_now(-older_than_seconds))

@@ -7,6 +7,6 @@ needs to read a ticket safely.
 from __future__ import annotations
 
 from app.tasks.tickets.health import RedisHealth
-from app.tasks.tickets.manager import Look, RQQueueManager, connect
+from app.tasks.tickets.manager import Look, Overflow, RQQueueManager, connect
 
-__all__ = ["Look", "RQQueueManager", "RedisHealth", "connect"]
+__all__ = ["Look", "Overflow", "RQQueueManager", "RedisHealth", "connect"]

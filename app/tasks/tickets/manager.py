@@ -37,6 +37,7 @@ KEEP_FOREIGN_SECONDS = 365 * 86_400  # as RQ keeps failed jobs
 KEEP_TAKEN_SECONDS = 8 * 86_400  # longer than any task may run
 BELL_BOUND = 64
 ROUTING_CHANGED = b"routing"  # a bell's other word: read the rules anew
+WINDOW = 100_000
 
 _LUA = Path(__file__).parent / "lua"
 
@@ -95,6 +96,22 @@ class Look:
     job_ids: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Overflow:
+    """A queue whose window is full: from the task id `start` on, rows may wait without a ticket."""
+
+    start: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refilled:
+    """What a refill did: tickets pushed, and the lowest id that was refused while the last rows were read."""
+
+    pushed: int
+    late: int | None = None
+
+
 class RQQueueManager:
     """The four queues of one Redis. `time_limit` gives a ticket's RQ time-out in seconds; `bell` is a client
     whose answer time-out is longer than any wait for a bell."""
@@ -105,6 +122,7 @@ class RQQueueManager:
         *,
         bell: redis.Redis | None = None,
         prefix: str = "",
+        window: int = WINDOW,
         health: RedisHealth | None = None,
         time_limit: Callable[[Ticket], int] = lambda ticket: ticket.timeout_seconds or 3600,
         database_clock: Callable[[], float] = time.time,
@@ -113,6 +131,7 @@ class RQQueueManager:
         self._bell = bell or client
         self.health = health or RedisHealth()
         self.prefix = prefix
+        self.window = window
         self._time_limit = time_limit
         self.database_clock = database_clock
         self._job_prefix = f"{RQ_KEY_PREFIX}:job:"
@@ -133,38 +152,77 @@ class RQQueueManager:
     def bell_key(self, priority: Priority) -> str:
         return f"twintrack:{self.prefix}bell:{priority}"
 
+    def overflow_key(self, priority: Priority) -> str:
+        return f"twintrack:{self.prefix}overflow:{priority}"
+
     def in_flight_key(self, worker_id: str) -> str:
         return f"twintrack:{self.prefix}inflight:{worker_id}"
 
     # --- pushing ------------------------------------------------------------------------------------
 
-    def push(self, tickets: Sequence[Ticket], *, front: bool = False) -> int:
+    def push(self, tickets: Sequence[Ticket], *, front: bool = False, missing_only: bool = False) -> int:
         """Append tickets to their queues in the given order, or put them before all others in that order.
 
-        Returns how many; raises `RedisUnavailable`.
-
-        Also raised when Redis refuses for want of memory: the sweeper pushes again later.
+        With `missing_only`, what has a hash already is left out. Returns how many were pushed: at the end of
+        a queue the window is the limit, and what is refused there is pushed by the refiller when its turn has
+        come. Raises `RedisUnavailable`, also when Redis is out of memory: the sweeper pushes again later.
         """
         groups: dict[Priority, list[Ticket]] = defaultdict(list)
         for ticket in tickets:
             groups[ticket.priority].append(ticket)
+        how = "front" if front else "missing" if missing_only else "end"
+        pushed = 0
         for priority, group in groups.items():
             chunks = [group[start : start + PUSH_CHUNK] for start in range(0, len(group), PUSH_CHUNK)]
             for chunk in reversed(chunks) if front else chunks:
-                self._push_chunk(priority, chunk, "LPUSH" if front else "RPUSH")
-        return len(tickets)
+                pushed += self._push_chunk(priority, chunk, how).pushed
+        return pushed
 
-    def _push_chunk(self, priority: Priority, tickets: Sequence[Ticket], how: str) -> None:
+    def refill(
+        self, priority: Priority, tickets: Sequence[Ticket], *, start: int, next_start: int, last: bool
+    ) -> Refilled | None:
+        """Push, at the end, tickets of the rows that follow the overflow's `start`, if they have none.
+
+        The overflow begins at `next_start` then; with `last` it is over. At most `PUSH_CHUNK` at a time.
+        None: somebody else has moved its start, and nothing was done. Raises `RedisUnavailable`.
+        """
+        refilled = self._push_chunk(priority, tickets, "refill", (start, next_start, int(last)))
+        return None if refilled.pushed < 0 else refilled
+
+    def _push_chunk(
+        self, priority: Priority, tickets: Sequence[Ticket], how: str, place: tuple[int, int, int] = (0, 0, 0)
+    ) -> Refilled:
         now = self.database_clock()
         arguments: list[Any] = [self.queue_name(priority), self._job_prefix, _time_text(now), f"{now:.6f}"]
-        arguments += [KEEP_SECONDS, BELL_BOUND, how]
-        if how == "LPUSH":
+        arguments += [KEEP_SECONDS, BELL_BOUND, how, self.window, *place]
+        if how == "front":
             tickets = tickets[::-1]
         for ticket in tickets:
             data = pack_call(ticket.task_id, ticket.epoch)
             arguments += [ticket.job_id, data, self._time_limit(ticket), ticket.name]
         keys = [f"{RQ_KEY_PREFIX}:queues", self.queue_key(priority), self.bell_key(priority)]
-        self._call("push", keys, arguments)
+        pushed, late = self._call("push", [*keys, self.overflow_key(priority)], arguments)
+        return Refilled(int(pushed), int(late) if late else None)
+
+    # --- the window ---------------------------------------------------------------------------------
+
+    def overflows(self) -> dict[Priority, Overflow]:
+        """The queues whose rows do not all have a ticket. For the refiller: what was refused counts in."""
+        keys = [self.overflow_key(priority) for priority in PRIORITIES]
+        keys += [self.queue_key(priority) for priority in PRIORITIES]
+        answer = self._call("overflow", keys, [])
+        pairs = zip(PRIORITIES, answer[::2], answer[1::2], strict=True)
+        return {priority: Overflow(int(start), int(length)) for priority, start, length in pairs if start}
+
+    def open_overflow(self, priority: Priority, start: int) -> None:
+        """Rows from this id on are found to have no ticket: they are for the refiller."""
+        with self.health.watch():
+            self.client.hsetnx(self.overflow_key(priority), "from", str(start))
+
+    def close_overflow(self, priority: Priority) -> None:
+        """No row of this queue is DISPATCHED any more."""
+        with self.health.watch():
+            self.client.delete(self.overflow_key(priority))
 
     # --- a worker's calls -----------------------------------------------------------------------------
 
