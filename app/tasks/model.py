@@ -367,3 +367,10 @@ class Schedule:
     skip_reason: str | None
     created_at: datetime
     changed_at: datetime
+
+    def upcoming(self, count: int) -> list[datetime]:
+        """The next planned times; none while it is not active."""
+        times = [self.next_run_at] if self.next_run_at else []
+        while times and len(times) < count:
+            times.append(self.recurrence.next_after(times[-1], times[-1]))
+        return times

@@ -99,7 +99,7 @@ class Schedules:
         values: dict[str, Any] = {}
         recurrence = seen.recurrence
         if definition:
-            wanted = replace(ScheduleRequest.of(seen), **definition)
+            wanted = replace(ScheduleRequest.of(seen), **_one_rule(definition))
             values, recurrence = self.check(wanted), wanted.recurrence
         enabled = changes.get("enabled", seen.state is ScheduleState.ACTIVE)
         if enabled and seen.state is ScheduleState.WITHDRAWN:
@@ -285,3 +285,10 @@ class Scheduler:
         pause = LOOK_SECONDS if seconds is None else min(LOOK_SECONDS, max(0.0, seconds))
         self._next_look = self._clock() + pause
         return fired
+
+
+def _one_rule(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A new cron expression takes the place of an interval, and the other way round."""
+    pairs = {"cron": "interval_seconds", "interval_seconds": "cron"}
+    replaced = {other: None for rule, other in pairs.items() if changes.get(rule) is not None}
+    return replaced | dict(changes)

@@ -29,6 +29,7 @@ from app.web import (
     pages,
     parts,
     problems,
+    schedules,
     sessions,
     streams,
     uploads,
@@ -80,6 +81,7 @@ def _register(app: Flask, system: System) -> None:
     for blueprint in (
         api.api,
         uploads.uploads,
+        schedules.schedules,
         health.health,
         admin.admin,
         dead_letters.dead_letters,

@@ -8,8 +8,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
+from zoneinfo import available_timezones
 
 from flask import Blueprint, current_app, jsonify, render_template, url_for
 from flask.typing import ResponseReturnValue
@@ -32,7 +34,7 @@ NEWEST_TASKS = 24
 RUNNING_TASKS = 64
 # Beyond this many waiting rows nobody can follow one wagon, and the running rows are far down the list.
 FOLLOWABLE_WAITING = 5_000
-OTHER_SCRIPTS = frozenset({"theme.js", "admin.js", "deadletters.js", "question.js"})
+OTHER_SCRIPTS = frozenset({"theme.js", "admin.js", "deadletters.js", "question.js", "schedules.js"})
 CACHE_SLOT = "twintrack.overview"
 
 pages = Blueprint("pages", __name__)
@@ -70,6 +72,12 @@ def admin_index() -> str:
         dashboard=f"{dashboard.PREFIX}/" if parts.system().tickets is not None else None,
         fallback_seconds=_fallback_seconds(),
     )
+
+
+@admin_pages.get("/schedules")
+def schedules_page() -> str:
+    """The schedules page: what runs again and again, and a form for one more."""
+    return render_template("schedules.html", tasks=sorted(parts.system().handlers), zones=_time_zones())
 
 
 @pages.get("/api/overview")
@@ -208,6 +216,11 @@ def _fallback_seconds() -> float:
     """After how long an outage of Redis the pollers take over; 0 if they never do."""
     config = parts.system().config
     return config.RQ_FALLBACK_TIMEOUT if config.RQ_FALLBACK_ENABLED else 0
+
+
+@cache
+def _time_zones() -> list[str]:
+    return sorted(available_timezones(), key=lambda zone: (zone != "UTC", zone))
 
 
 def _modules() -> list[str]:

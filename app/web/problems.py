@@ -26,6 +26,8 @@ from app.tasks.errors import (
     PayloadTooLarge,
     QueueFull,
     RedisUnavailable,
+    ScheduleNotFound,
+    ScheduleRefused,
     TaskError,
     TaskNotFound,
     UnknownTaskName,
@@ -92,6 +94,8 @@ _KINDS: dict[type[TaskError], _Kind] = {
     PayloadTooLarge: _Kind(413, "payload-too-large", "The payload is too large"),
     InvalidTask: _Kind(400, "invalid-request", "The request is not valid"),
     TaskNotFound: _Kind(404, "task-not-found", "No such task"),
+    ScheduleNotFound: _Kind(404, "schedule-not-found", "No such schedule"),
+    ScheduleRefused: _Kind(409, "schedule-refused", "The schedule does not allow this now"),
     WrongState: _Kind(409, "wrong-state", "The task's state does not allow this"),
     UserLimitReached: _Kind(409, "user-limit-reached", "The user has an active task already"),
     IdempotencyConflict: _Kind(409, "idempotency-conflict", "The idempotency key is taken"),
@@ -147,6 +151,8 @@ def _more(error: TaskError) -> dict[str, Any]:
             return {"reason": reason, "until": iso(until)}
         case WrongState(status=status):
             return {"task_id": str(error.task_id), "task_status": str(status)}
+        case ScheduleRefused(name=name, task_id=task_id):
+            return {"schedule": name, "task_id": None if task_id is None else str(task_id)}
         case QueueFull(limit=limit):
             return {"limit": limit}
     return {}

@@ -276,7 +276,7 @@ def test_a_change_of_the_payload_keeps_the_next_time_and_one_of_the_beat_does_no
     slower = queue.schedules.change("report", {"interval_seconds": 3600})
     assert 3500 < rows.seconds_from_now(row(rows)["next_run_at"]) <= 3600
     assert slower.version == before.version + 2
-    daily = queue.schedules.change("report", {"interval_seconds": None, "cron": "0 6 * * *"})
+    daily = queue.schedules.change("report", {"cron": "0 6 * * *"})
     assert daily.recurrence.cron == "0 6 * * *"
 
 

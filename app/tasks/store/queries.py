@@ -103,6 +103,13 @@ class Queries:
         oldest, now = self._database.read(lambda on: tuple(on.execute(query).one()))
         return None if oldest is None else max(0.0, (now - oldest).total_seconds())
 
+    def statuses(self, task_ids: Sequence[int]) -> dict[int, Status]:
+        """The status of each of these tasks that is still there."""
+        query = select(tasks.c.id, tasks.c.status).where(tasks.c.id.in_(list(task_ids)))
+        if not task_ids:
+            return {}
+        return self._database.read(lambda on: {row.id: row.status for row in on.execute(query)})
+
     def events(self, task_id: int) -> list[Event]:
         query = (
             select(task_events).where(task_events.c.task_id == task_id).order_by(task_events.c.id).limit(200)
