@@ -190,6 +190,13 @@ class Config(BaseModel):
     RQ_LEASE_SECONDS: Seconds = _setting(30.0, "seconds a worker keeps its claim without renewing it")
     RQ_SHUTDOWN_TIMEOUT: Seconds = _setting(30.0, "seconds a stopping worker waits for running tasks")
 
+    RQ_KILL_GRACE: Seconds = _setting(
+        10.0, "seconds a late or cancelled task has before its worker is killed"
+    )
+    RQ_WORKER_MEMORY_MB: Count = _setting(0, "memory at which a worker is replaced; 0: no limit")
+    RQ_WORKER_MAX_TASKS: Count = _setting(0, "tasks after which a worker is replaced; 0: no limit")
+    RQ_WORKER_MAX_AGE: Count = _setting(0, "seconds after which a worker is replaced; 0: no limit")
+
     RQ_DEFAULT_TIMEOUT: WholeSeconds = _setting(3600, "seconds a task may run; a handler can set its own")
     RQ_TIMEOUT_URGENT: WholeSeconds | None = _setting(None, "the same for urgent tasks")
     RQ_TIMEOUT_HIGH: WholeSeconds | None = _setting(None, "the same for high tasks")

@@ -1,33 +1,30 @@
 """A batch in work: which of its claims has started, what has come out, and where it may be cut short.
 
 Shared by the worker's main thread, which runs it, and the heartbeat, which may cut it: one lock, held for a
-few instructions.
+few instructions. What it knows is in the worker's page, too, for those who watch from outside.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from app.tasks.model import Claim, Outcome, Released
 from app.tasks.runner import LiveTask, boot_clock
+from workers.page import Page, Running
 
 
 class Batch:
-    """Claims won together, run in their order."""
+    """Claims won together, under one token, run in their order."""
 
-    def __init__(
-        self,
-        lives: Sequence[LiveTask],
-        *,
-        lease_ends: float,
-        publish: Callable[[int], None] = lambda index: None,
-    ) -> None:
-        """`lease_ends` is on the boot clock; `publish(index)` announces a start before it happens."""
+    def __init__(self, lives: Sequence[LiveTask], *, page: Page, lease_ends: float) -> None:
+        """`lease_ends` is on the boot clock. The page shows the batch from here on."""
         self.lives = list(lives)
+        self.token = lives[0].claim.token
         self.lease_ends = lease_ends
         self.began = boot_clock()
-        self._publish = publish
+        self.page = page
+        page.begin([live.claim for live in lives], self.began)
         self._lock = threading.Lock()
         self._next = 0
         self._limit = len(self.lives)
@@ -41,37 +38,36 @@ class Batch:
     def start_next(self) -> LiveTask | None:
         """The next claim to run, published as started; None when none is left, or the lease is over."""
         with self._lock:
-            if self._next >= self._limit or boot_clock() >= self.lease_ends:
-                self._running = None
+            index, now = self._next, boot_clock()
+            if index >= self._limit or (now >= self.lease_ends and now >= self._lease_from_outside()):
                 return None
-            live = self.lives[self._next]
-            self._publish(self._next)
-            self._next += 1
-            live.started = boot_clock()  # before others see it run: they judge its time by this
+            live = self.lives[index]
+            live.started = now  # before others see it run: they judge its time by this
+            if not self.page.start(index, now, live.limit_seconds):
+                return None
+            self._next = index + 1
             self._running = live
         return live
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: Outcome) -> bool:
+        """The running task's outcome. False: no more fits, and the batch must end."""
         with self._lock:
             self._running = None
             self._outcomes.append(outcome)
+            return self.page.add(outcome)
 
     def forget_running(self) -> None:
         """The running claim was settled on its own."""
         with self._lock:
             self._running = None
-
-    def take_outcomes(self) -> list[Outcome]:
-        """What has come out and was not taken yet."""
-        with self._lock:
-            outcomes, self._outcomes = self._outcomes, []
-            return outcomes
+            self.page.end()
 
     def cut(self) -> list[Outcome]:
         """Start nothing more: what has come out, and the unstarted rest as released."""
         with self._lock:
             rest = [live.claim for live in self.lives[self._next : self._limit]]
             self._limit = self._next
+            self.page.cut()
             outcomes, self._outcomes = self._outcomes, []
         return [*outcomes, *(Released(claim) for claim in rest)]
 
@@ -88,23 +84,30 @@ class Batch:
                 held.append(self._running.claim)
             return held
 
+    def kill_unless_over(self, live: LiveTask, at: float) -> None:
+        """Have the parent kill this process at that time if the task is not over by then."""
+        with self._lock:
+            if self._running is live:
+                index = self._next - 1
+                running = Running(self.token, index, live.claim.task_id, live.started, live.limit_seconds)
+                self.page.ask_to_kill(running, at)
+
+    def _lease_from_outside(self) -> float:
+        self.lease_ends = max(self.lease_ends, self.page.renewed_until(self.token))
+        return self.lease_ends
+
 
 class BatchSize:
     """How many claims to take: about 20 ms of expected work, by a moving estimate of what tasks take."""
 
     TARGET_SECONDS = 0.02
     WEIGHT = 0.2
-    ALONE_FOR = 50
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._seconds = self.TARGET_SECONDS  # one at a time until something is known
-        self._alone = 0
 
     def next(self) -> int:
-        if self._alone > 0:
-            self._alone -= 1
-            return 1
         return max(1, min(self._limit, int(self.TARGET_SECONDS / max(self._seconds, 1e-6))))
 
     def learn(self, seconds: float, count: int) -> None:
@@ -114,7 +117,3 @@ class BatchSize:
         mean = seconds / count
         weight = 1.0 if mean > self._seconds * 4 else 1 - (1 - self.WEIGHT) ** count
         self._seconds += weight * (mean - self._seconds)
-
-    def stay_alone(self) -> None:
-        """A task that must not run twice was seen: take its kind one at a time for a while."""
-        self._alone = self.ALONE_FOR

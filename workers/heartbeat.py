@@ -1,5 +1,5 @@
-"""The thread beside the batch in work: keeps its leases, carries progress and cancels, cuts it when it is
-slow, and ends the process when a handler ran away."""
+"""The thread beside the batch in work: keeps its leases if nobody else does, carries progress and cancels,
+cuts it when it is slow, and tells a handler that its time is over."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ import structlog
 
 from app.system import System
 from app.tasks.errors import TaskError
-from app.tasks.model import Claim, Outcome
+from app.tasks.model import Outcome
 from app.tasks.runner import LiveTask, boot_clock
 from app.tasks.store.settling import Settled
 from workers.batch import Batch
+from workers.causes import Cause, CauseOfDeath
+from workers.page import Page
+from workers.time_limit import TimeLimit
 
 BEAT_SECONDS = 0.05  # also the age at which a batch is cut
 CARRY_SECONDS = 0.5
 SEEN_SECONDS = 10.0
-LIMIT_GRACE_SECONDS = 10.0
-EXIT_TIME_LIMIT = 75
+EXIT_KILLED = 75
 
 log = structlog.get_logger(__name__)
 
@@ -32,18 +34,19 @@ class Heartbeat:
     """One per worker process. It costs no statement for tasks that are over before its next look."""
 
     def __init__(
-        self, system: System, worker_id: str, record: Record, limit_of: Callable[[Claim], float]
+        self, system: System, worker_id: str, *, page: Page, record: Record, time_limit: TimeLimit
     ) -> None:
-        """`record` is told what a cut settled; `limit_of` gives the seconds that a claim may run."""
+        """`record` is told what a cut settled."""
         self._system = system
         self._worker_id = worker_id
+        self._page = page
         self._record = record
-        self._limit_of = limit_of
+        self._time_limit = time_limit
         self._over = threading.Event()
         self._busy = threading.Event()
         self._batch: Batch | None = None
         self._unsettled: list[Outcome] = []
-        self._next_renewal = 0.0
+        self._settling = threading.Lock()  # held while outcomes are neither in a batch nor in the list
         self._next_carry = 0.0
         self._next_seen = 0.0
         self._thread = threading.Thread(target=self._work, name="heartbeat", daemon=True)
@@ -53,7 +56,7 @@ class Heartbeat:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread, with what it still has to settle settled."""
+        """End the thread."""
         self._over.set()
         self._busy.set()
         self._thread.join()
@@ -61,9 +64,7 @@ class Heartbeat:
     @contextmanager
     def carrying(self, batch: Batch) -> Iterator[None]:
         """While inside, the batch's leases are kept and its progress carried."""
-        now = boot_clock()
-        self._next_renewal = now + self._system.settings.lease_seconds / 3
-        self._next_carry = now + CARRY_SECONDS
+        self._next_carry = batch.began + CARRY_SECONDS
         self._batch = batch
         self._busy.set()
         try:
@@ -72,6 +73,12 @@ class Heartbeat:
             self._batch = None
             self._busy.clear()
             self.done += len(batch.lives)
+
+    def hand_back(self) -> list[Outcome]:
+        """What it has cut out of a batch and not settled yet: before the page shows another batch."""
+        with self._settling:
+            outcomes, self._unsettled = self._unsettled, []
+            return outcomes
 
     def _work(self) -> None:
         while not self._over.is_set():
@@ -82,27 +89,31 @@ class Heartbeat:
                 self._beat()
             except TaskError as error:
                 log.warning("worker.beat_failed", worker=self._worker_id, reason=str(error))
-        self._settle_rest()
 
     def _beat(self) -> None:
         batch = self._batch
         now = boot_clock()
+        self._page.beat(now)
+        self._time_limit.enforce(now)
         if batch is not None:
-            live = batch.running
-            if live is not None:
-                self._end_runaway(live, now)
-            if now - batch.began >= BEAT_SECONDS and batch.is_cuttable():
-                self._unsettled += batch.cut()
-            if now >= self._next_carry:
-                self._next_carry = now + CARRY_SECONDS
-                self._carry(batch, live)
-            if now >= self._next_renewal:
-                self._renew(batch, now)
+            self._tend(batch, now)
         self._settle_cut()
         if now >= self._next_seen:
             self._next_seen = now + SEEN_SECONDS
             state = "idle" if batch is None else "busy"
             self._system.store.registry.seen(self._worker_id, state=state, done=self.done)
+
+    def _tend(self, batch: Batch, now: float) -> None:
+        live = batch.running
+        if live is not None and not self._page.supervisor:
+            self._end_runaway(live, now)
+        if now - batch.began >= BEAT_SECONDS and batch.is_cuttable():
+            with self._settling:
+                self._unsettled += batch.cut()
+        if now >= self._next_carry:
+            self._next_carry = now + CARRY_SECONDS
+            self._carry(batch, live)
+        self._renew(batch, now)
 
     def _carry(self, batch: Batch, live: LiveTask | None) -> None:
         if live is None:
@@ -115,33 +126,28 @@ class Heartbeat:
         live.cancel_asked = live.cancel_asked or wishes.get(live.claim.task_id, False)
 
     def _renew(self, batch: Batch, now: float) -> None:
+        """Renew what the keeper has not: later than it would, unless there is none."""
         lease = self._system.settings.lease_seconds
+        batch.lease_ends = max(batch.lease_ends, self._page.renewed_until(batch.token))
+        patience = lease / 2 if self._page.supervisor else lease * 2 / 3
+        if batch.lease_ends - now > patience:
+            return
         self._system.store.claims.renew(batch.claims(), lease_seconds=lease)
-        batch.lease_ends = now + lease
-        self._next_renewal = now + lease / 3
+        batch.lease_ends = max(batch.lease_ends, now + lease)
 
     def _settle_cut(self) -> None:
         """Settle what a cut took out of the batch; it stays in hand until the database has it."""
-        if not self._unsettled:
-            return
-        outcomes = list(self._unsettled)
-        settled = self._system.store.settlements.settle(outcomes)
-        self._unsettled = []
+        with self._settling:
+            if not self._unsettled:
+                return
+            settled = self._system.store.settlements.settle(self._unsettled)
+            outcomes, self._unsettled = self._unsettled, []
         self._record(outcomes, settled)
 
-    def _settle_rest(self) -> None:
-        deadline = boot_clock() + self._system.config.RQ_SHUTDOWN_TIMEOUT
-        pause = threading.Event()
-        while self._unsettled and boot_clock() < deadline:
-            try:
-                self._settle_cut()
-            except TaskError as error:
-                log.warning("worker.beat_failed", worker=self._worker_id, reason=str(error))
-                pause.wait(CARRY_SECONDS)
-
     def _end_runaway(self, live: LiveTask, now: float) -> None:
-        """A handler that swallowed its time limit takes the process with it; the pool starts another."""
-        if now < live.started + self._limit_of(live.claim) + LIMIT_GRACE_SECONDS:
+        """Without a parent to kill it: a handler that swallowed its time limit takes the process with it."""
+        if now < live.started + live.limit_seconds + self._system.config.RQ_KILL_GRACE:
             return
         log.error("task.ran_away", task=live.claim.task_id, name=live.claim.name)
-        os._exit(EXIT_TIME_LIMIT)
+        self._page.set_cause(CauseOfDeath(Cause.TIME_LIMIT, live.limit_seconds))
+        os._exit(EXIT_KILLED)

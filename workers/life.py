@@ -1,8 +1,7 @@
-"""A worker's life file: a lock that says it lives, and a page of shared memory that says what it runs.
+"""A worker's life file: a lock that says it lives, and the page that says what it holds.
 
 The kernel frees the lock when the last process that holds it is gone, by whatever death; the page stays. So
-another process of the host can prove the death, and knows which tasks of the batch had been started: the
-others lost nothing.
+another process of the host can prove the death, and bring what the dead one held to its end.
 """
 
 from __future__ import annotations
@@ -12,79 +11,78 @@ import mmap
 import os
 import secrets
 import socket
-import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from workers.page import PAGE_BYTES, Page
+
 HOST = socket.gethostname()[:50]
-MAX_BATCH = 500
-_HEAD = struct.Struct("=qq")  # how many task ids follow, how many of them were started
-_ID = struct.Struct("=q")
-PAGE_BYTES = _HEAD.size + MAX_BATCH * _ID.size
+SUFFIX = ".life"
 
 
-def new_worker_id() -> str:
+def new_worker_id(mark: str | None = None) -> str:
     """Unique over hosts, processes and restarts: `host:pid:random`."""
-    return f"{HOST}:{os.getpid()}:{secrets.token_hex(4)}"
+    return worker_id_of(os.getpid(), mark or secrets.token_hex(4))
+
+
+def worker_id_of(pid: int, mark: str) -> str:
+    return f"{HOST}:{pid}:{mark}"
 
 
 class LifeFile:
     """Held by the worker itself, from before its first claim until after its last."""
 
-    def __init__(self, folder: Path, worker_id: str) -> None:
+    def __init__(self, folder: Path, worker_id: str, *, supervisor: int = 0) -> None:
+        """`supervisor`: pid of the parent that says what this process dies of; 0: nobody does."""
         folder.mkdir(parents=True, exist_ok=True)
-        self._path = _path(folder, worker_id)
-        self._file = self._path.open("w+b")
+        self._path = life_path(folder, worker_id)
+        unborn = self._path.with_suffix(".new")
+        self._file = unborn.open("w+b")
         self._file.truncate(PAGE_BYTES)
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self._page = mmap.mmap(self._file.fileno(), PAGE_BYTES)
+        self.page = Page(mmap.mmap(self._file.fileno(), PAGE_BYTES))
+        self.page.open_for(worker_id, supervisor=supervisor)
+        unborn.rename(self._path)  # nobody ever finds it free, or half written
 
-    def begin(self, task_ids: Sequence[int]) -> None:
-        """Publish a new batch, nothing of it started."""
-        _HEAD.pack_into(self._page, 0, 0, 0)
-        struct.pack_into(f"={len(task_ids)}q", self._page, _HEAD.size, *task_ids)
-        _HEAD.pack_into(self._page, 0, len(task_ids), 0)
-
-    def starting(self, index: int) -> None:
-        """Publish that the batch's task at `index` is about to start: before its first instruction."""
-        _ID.pack_into(self._page, _ID.size, index + 1)
+    def fileno(self) -> int:
+        return self._file.fileno()
 
     def release(self) -> None:
         """Remove the file; only for a worker that holds no claim any more."""
         self._path.unlink(missing_ok=True)
-        self._page.close()
+        self.page.close()
         self._file.close()
 
 
-def deaths(folder: Path, worker_ids: Iterable[str]) -> dict[str, frozenset[int] | None]:
-    """Those of the workers whose life file is here and free, with the tasks that they had started.
-
-    None for a worker whose page cannot be read. A claim outside the set was won and never started.
-    """
-    found = ((worker_id, _path(folder, worker_id)) for worker_id in worker_ids)
-    return {worker_id: _started(path) for worker_id, path in found if _is_free(path)}
+def deaths(folder: Path, worker_ids: Iterable[str]) -> set[str]:
+    """Those of the workers whose life file is here and free."""
+    return {worker_id for worker_id in worker_ids if _is_free(life_path(folder, worker_id))}
 
 
-def sweep_files(folder: Path, *, keep: Iterable[str]) -> None:
-    """Remove the free life files of workers that hold nothing any more."""
-    kept = {_path(folder, worker_id) for worker_id in keep}
-    for path in folder.glob("*.life"):
-        if path not in kept and _is_free(path):
-            path.unlink(missing_ok=True)
+def life_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"*{SUFFIX}"))
 
 
-def _started(path: Path) -> frozenset[int] | None:
-    page = path.read_bytes()
-    if len(page) < PAGE_BYTES:
-        return None
-    count, started = _HEAD.unpack_from(page)
-    if not 0 <= started <= count <= MAX_BATCH:
-        return None
-    return frozenset(struct.unpack_from(f"={started}q", page, _HEAD.size))
+@contextmanager
+def held_if_dead(path: Path) -> Iterator[bool]:
+    """True inside, with the lock held against others, if the file is there and its worker is dead."""
+    try:
+        file = path.open("r+b")
+    except OSError:
+        yield False
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield os.fstat(file.fileno()).st_nlink > 0  # else somebody was first and has removed it
 
 
-def _path(folder: Path, worker_id: str) -> Path:
-    return folder / (worker_id.replace("/", "_") + ".life")
+def life_path(folder: Path, worker_id: str) -> Path:
+    return folder / (worker_id.replace("/", "_") + SUFFIX)
 
 
 def _is_free(path: Path) -> bool:

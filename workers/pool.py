@@ -1,4 +1,5 @@
-"""The pool: a small parent that starts workers and a sweeper, restarts the dead, and stops all in order.
+"""The pool: a small parent that starts workers and a sweeper, holds them to their limits, replaces those that
+end, and stops all in order.
 
 The parent holds no connection and runs no task, so that forking it is safe and cheap. Children die with it
 (PR_SET_PDEATHSIG), by whatever signal it goes.
@@ -9,11 +10,13 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import secrets
+import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -22,13 +25,15 @@ from app.system import build_system
 from app.tasks.handlers import load_handlers
 from app.tasks.model import PRIORITIES, Priority, Track
 from config import Config
-from workers.sweeping import SweeperLoop
+from workers.causes import Cause, CauseOfDeath
+from workers.enforcement import Limits
+from workers.slots import Slot
+from workers.sweeping import NUDGE, SweeperProcess
 from workers.worker import Worker
 
 PR_SET_PDEATHSIG = 1
-RESTART_SECONDS = (0.1, 15.0)
-HEALTHY_SECONDS = 10.0
 TICK_SECONDS = 0.2
+SWEEPER_STOP_SECONDS = 10.0
 
 log = structlog.get_logger(__name__)
 
@@ -52,115 +57,135 @@ class Plan:
         )
 
 
-@dataclass(slots=True)
-class _Slot:
-    """One place in the pool: what runs there, and how its starts went."""
-
-    name: str
-    body: Callable[[], None]
-    pid: int | None = None
-    started: float = 0.0
-    start_at: float = 0.0
-    failures: int = field(default=0)
-
-
 class Pool:
     """Runs until it is told to stop. Call `run` in a process that has no other threads."""
 
     def __init__(self, config: Config, plan: Plan) -> None:
         self._config = config
         self._plan = plan
+        self._limits = Limits.of(config)
+        self._folder = config.VAR_DIR / "locks"
+        self._pid = os.getpid()
         self._stopping = False
-        self._slots = self._make_slots()
+        self._workers = self._make_workers()
+        self._sweepers = []
+        if plan.sweeper:
+            self._sweepers.append(Slot("sweeper", self._sweep, self._folder, self._limits, is_worker=False))
+        self._slots = [*self._workers, *self._sweepers]
 
     def run(self) -> int:
         """Start all, keep them running, stop in order. Returns the exit code."""
         load_handlers(self._config.TASK_MODULES)  # once, before the forks: children start in milliseconds
         gc.freeze()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._ask_to_stop)
-        log.info("pool.started", pid=os.getpid(), slots=[slot.name for slot in self._slots])
+        self._listen()
+        log.info("pool.started", pid=self._pid, slots=[slot.name for slot in self._slots])
         while not self._stopping:
             self._start_due()
-            self._reap()
-            time.sleep(TICK_SECONDS)
+            self._look_after()
+            self._wait(TICK_SECONDS)
         self._stop_all()
-        log.info("pool.stopped", pid=os.getpid())
+        log.info("pool.stopped", pid=self._pid)
         return 0
 
-    def _make_slots(self) -> list[_Slot]:
+    def _make_workers(self) -> list[Slot]:
         counts = {Track.REDIS: self._plan.redis_workers, Track.DATABASE: self._plan.pollers}
-        slots = [
-            _Slot(f"{track}-{number}", partial(self._work, track))
+        return [
+            Slot(f"{track}-{number}", partial(self._work, track), self._folder, self._limits)
             for track, count in counts.items()
             for number in range(1, count + 1)
         ]
-        if self._plan.sweeper:
-            slots.append(_Slot("sweeper", self._sweep))
-        return slots
 
-    def _work(self, track: Track) -> None:
-        worker = Worker(build_system(self._config), track=track, priorities=self._plan.priorities)
+    def _work(self, track: Track, mark: str) -> int:
+        worker = Worker(
+            build_system(self._config),
+            track=track,
+            priorities=self._plan.priorities,
+            mark=mark,
+            supervisor=self._pid,
+        )
         signal.signal(signal.SIGTERM, worker.stop)
-        worker.run()
+        return worker.run()
 
-    def _sweep(self) -> None:
-        loop = SweeperLoop(build_system(self._config))
-        signal.signal(signal.SIGTERM, loop.stop)
-        loop.run()
+    def _sweep(self, mark: str) -> int:
+        return SweeperProcess(build_system(self._config), supervisor=self._pid).run()
+
+    # --- signals --------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        """Hear signals, the death of a child among them, in `_wait`."""
+        self._ear, mouth = os.pipe()
+        for end in (self._ear, mouth):
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
+        signal.signal(NUDGE, signal.SIG_IGN)  # for a sweeper that is not yet listening
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._ask_to_stop)
+
+    def _wait(self, seconds: float) -> None:
+        """Until a signal comes, at most `seconds`."""
+        if select.select([self._ear], [], [], seconds)[0]:
+            os.read(self._ear, 4096)
 
     def _ask_to_stop(self, *_: object) -> None:
         self._stopping = True
 
+    # --- a turn of the loop -----------------------------------------------------------------------------
+
     def _start_due(self) -> None:
-        now = time.monotonic()
         for slot in self._slots:
-            if slot.pid is None and now >= slot.start_at:
-                slot.started = now
-                slot.pid = _fork(slot.body)
+            if slot.is_due:
+                mark = secrets.token_hex(4)
+                slot.began(_fork(partial(slot.body, mark)), mark)
 
-    def _reap(self) -> None:
-        for slot in self._slots:
-            if slot.pid is None:
+    def _look_after(self) -> None:
+        self._reap(self._slots)
+        for slot in self._workers:
+            watch = slot.open_page()
+            if watch is None:
                 continue
-            pid, status = os.waitpid(slot.pid, os.WNOHANG)
-            if pid == 0:
-                continue
-            slot.pid = None
-            self._plan_restart(slot, os.waitstatus_to_exitcode(status))
+            if watch.time_is_up():
+                os.kill(watch.pid, signal.SIGALRM)
+            cause = watch.reason_to_kill()
+            if cause is not None:
+                slot.kill(cause)
+            elif (reason := watch.reason_to_recycle()) is not None:
+                slot.ask_to_leave(reason)
 
-    def _plan_restart(self, slot: _Slot, code: int) -> None:
-        lived = time.monotonic() - slot.started
-        slot.failures = 0 if lived >= HEALTHY_SECONDS else slot.failures + 1
-        first, longest = RESTART_SECONDS
-        delay = min(longest, first * 2**slot.failures)
-        slot.start_at = time.monotonic() + delay
-        if not self._stopping:
-            log.warning("worker.died", slot=slot.name, code=code, restart_seconds=round(delay, 1))
+    def _reap(self, slots: Iterable[Slot]) -> None:
+        """Take note of who has ended, and have the keeper bury them at once."""
+        ended = [slot for slot in slots if slot.reap()]
+        if ended:
+            self._signal(self._sweepers, NUDGE)
+
+    # --- the end ----------------------------------------------------------------------------------------
 
     def _stop_all(self) -> None:
-        """Ask all to finish; after the time-out, end what is left. Its tasks are reclaimed."""
-        self._signal_all(signal.SIGTERM)
-        deadline = time.monotonic() + self._config.RQ_SHUTDOWN_TIMEOUT
-        while any(slot.pid for slot in self._slots) and time.monotonic() < deadline:
-            self._reap()
-            time.sleep(0.02)
-        if any(slot.pid for slot in self._slots):
-            left = [slot.name for slot in self._slots if slot.pid]
-            log.warning("pool.kills", slots=left, after_seconds=self._config.RQ_SHUTDOWN_TIMEOUT)
-            self._signal_all(signal.SIGKILL)
-            for slot in self._slots:
-                if slot.pid:
-                    os.waitpid(slot.pid, 0)
-                    slot.pid = None
+        """Ask the workers to finish, and end what is left after the time-out. The sweeper buries them."""
+        seconds = self._config.RQ_SHUTDOWN_TIMEOUT
+        for slot in self._workers:
+            slot.leaving = slot.leaving or "stop"
+        self._end(self._workers, seconds)
+        self._end(self._sweepers, SWEEPER_STOP_SECONDS)
 
-    def _signal_all(self, number: int) -> None:
-        for slot in self._slots:
+    def _end(self, slots: Sequence[Slot], seconds: float) -> None:
+        self._signal(slots, signal.SIGTERM)
+        deadline = time.monotonic() + seconds
+        while any(slot.pid for slot in slots):
+            self._reap(slots)
+            left = deadline - time.monotonic()
+            if left <= 0:
+                for slot in slots:
+                    slot.kill(CauseOfDeath(Cause.STOP, round(seconds)))
+            self._wait(min(TICK_SECONDS, max(left, 0.01)))
+
+    def _signal(self, slots: Iterable[Slot], number: int) -> None:
+        for slot in slots:
             if slot.pid:
                 os.kill(slot.pid, number)
 
 
-def _fork(body: Callable[[], None]) -> int:
+def _fork(body: Callable[[], int]) -> int:
     """Run `body` in a child that dies with this process. Returns the child's pid."""
     parent = os.getpid()
     sys.stdout.flush()
@@ -170,12 +195,13 @@ def _fork(body: Callable[[], None]) -> int:
         return pid
     code = 1
     try:
+        signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is the parent's to hear
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
         die_with_parent(parent)
-        body()
-        code = 0
+        code = body()
     except BaseException:
         log.exception("worker.crashed")
     finally:

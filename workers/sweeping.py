@@ -1,7 +1,10 @@
-"""The sweeper's process: one step a second while it holds the lock, a look now and then while it does not."""
+"""The sweeper's process: this pool's keeper, and beside it the sweeper, active while it holds the lock."""
 
 from __future__ import annotations
 
+import os
+import select
+import signal
 import threading
 
 import structlog
@@ -9,17 +12,56 @@ import structlog
 from app.system import System
 from app.tasks.errors import TaskError
 from app.tasks.healing import Sweeper
-from workers.life import LifeFile, deaths, new_worker_id, sweep_files
+from workers.keeper import Keeper
+from workers.life import LifeFile, deaths, new_worker_id
 
 STEP_SECONDS = 1.0
 HURRIED_SECONDS = 0.1
 STANDBY_SECONDS = 3.0
-LOCK_FILES = 100
+NUDGE = signal.SIGUSR1  # from the pool's parent: a worker has died
 
 log = structlog.get_logger(__name__)
 
 
+class SweeperProcess:
+    """Call `run` in the main thread of its own process: it hears the parent's signals."""
+
+    def __init__(self, system: System, *, supervisor: int) -> None:
+        self._system = system
+        self._keeper = Keeper(system, supervisor=supervisor)
+        self._sweeper = SweeperLoop(system)
+        self._stopping = False
+
+    def run(self) -> int:
+        """Work until SIGTERM; then bury once more, so that a stopped pool leaves nothing behind.
+
+        Returns the exit code: 1 if the sweeper broke.
+        """
+        ear, mouth = os.pipe()
+        for end in (ear, mouth):
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(NUDGE, lambda *_: None)
+        thread = threading.Thread(target=self._sweeper.run, name="sweeper", daemon=True)
+        thread.start()
+        while not self._stopping and thread.is_alive():
+            self._keeper.step()
+            if select.select([ear], [], [], self._keeper.step_seconds)[0]:
+                os.read(ear, 4096)
+        self._keeper.step()
+        self._sweeper.stop()
+        thread.join()
+        self._system.close()
+        return 0 if self._stopping else 1
+
+    def _stop(self, *_: object) -> None:
+        self._stopping = True
+
+
 class SweeperLoop:
+    """One step a second while it holds the lock, a look now and then while it does not."""
+
     def __init__(self, system: System) -> None:
         self._system = system
         self._stop = threading.Event()
@@ -31,7 +73,7 @@ class SweeperLoop:
             dead_holders=lambda holders: deaths(self._locks, holders),
         )
 
-    def stop(self, *_: object) -> None:
+    def stop(self) -> None:
         self._stop.set()
 
     def run(self) -> None:
@@ -46,7 +88,6 @@ class SweeperLoop:
                     pause = STANDBY_SECONDS
                 else:
                     pause = HURRIED_SECONDS if healed.hurry else STEP_SECONDS
-                    self._forget_dead_locks()
             except TaskError as error:
                 log.warning("sweeper.waits", reason=str(error))
         try:
@@ -55,8 +96,3 @@ class SweeperLoop:
             log.info("sweeper.lock_left", reason="the database is away")
         else:
             life.release()
-        self._system.close()
-
-    def _forget_dead_locks(self) -> None:
-        if len(list(self._locks.glob("*.life"))) > LOCK_FILES:
-            sweep_files(self._locks, keep=self._system.store.moves.holders())

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import cycle
-from typing import Any
 
 import structlog
 
 from app.system import System
 from app.tasks.errors import DatabaseUnavailable, RedisUnavailable, StatementRefused, TaskError
-from app.tasks.handlers import TimeLimitExceeded
-from app.tasks.model import PRIORITIES, Claim, OnLost, Outcome, Priority, Released, Track
+from app.tasks.model import PRIORITIES, Claim, Outcome, Priority, Track
 from app.tasks.runner import LiveTask, Runner, boot_clock
 from app.tasks.store.settling import Settled
 from app.tasks.store.turns import TakeQueued, TakeTickets
@@ -24,6 +21,9 @@ from workers.batch import Batch, BatchSize
 from workers.consumers import Consumer, DatabaseConsumer, RedisConsumer
 from workers.heartbeat import Heartbeat
 from workers.life import HOST, LifeFile, new_worker_id
+from workers.recording import follow_up
+from workers.slots import EXIT_RECYCLED
+from workers.time_limit import TimeLimit
 
 IDLE_SECONDS = (0.01, 0.5)  # a poller's pause: doubles while nothing comes
 BELL_SECONDS = 5.0
@@ -42,19 +42,30 @@ class Worker:
     Call `run` in the main thread of its own process: time limits are signals.
     """
 
-    def __init__(self, system: System, *, track: Track, priorities: Sequence[Priority] = PRIORITIES) -> None:
-        self.worker_id = new_worker_id()
+    def __init__(
+        self,
+        system: System,
+        *,
+        track: Track,
+        priorities: Sequence[Priority] = PRIORITIES,
+        mark: str | None = None,
+        supervisor: int = 0,
+    ) -> None:
+        """`supervisor`: pid of a parent that enforces limits and says what this process died of."""
+        self.worker_id = new_worker_id(mark)
+        self._supervisor = supervisor
         self._system = system
         self._track = track
         self._priorities = list(priorities)
         self._stop = threading.Event()
         self._may_interrupt = False
         self._stop_deadline = 0.0
+        self._time_limit = TimeLimit()
         self._runner = Runner(
-            system.store, system.handlers, system.settings, time_limit=alarm, pause=self._gives_up
+            system.store, system.handlers, system.settings, time_limit=self._time_limit, pause=self._gives_up
         )
-        self._heartbeat = Heartbeat(system, self.worker_id, self._record, self._runner.limit_of)
         self._size = BatchSize(system.config.RQ_BATCH_SIZE)
+        self._most_tasks = system.config.RQ_WORKER_MAX_TASKS
         self._redis = self._redis_consumer()
         self._database = DatabaseConsumer(
             system.store,
@@ -76,9 +87,21 @@ class Worker:
             self._may_interrupt = False
             raise _Stop
 
-    def run(self) -> None:
-        """Work until `stop`. Leaves no claim and no row of its own behind."""
-        self._life = LifeFile(self._system.config.VAR_DIR / "locks", self.worker_id)
+    def run(self) -> int:
+        """Work until `stop`, or until it has done its share. Leaves no claim and no row of its own behind.
+
+        Returns the exit code.
+        """
+        folder = self._system.config.VAR_DIR / "locks"
+        self._life = LifeFile(folder, self.worker_id, supervisor=self._supervisor)
+        self._page = self._life.page
+        self._heartbeat = Heartbeat(
+            self._system,
+            self.worker_id,
+            page=self._page,
+            record=self._record,
+            time_limit=self._time_limit,
+        )
         self._arrive()
         self._heartbeat.start()
         log.info("worker.started", worker=self.worker_id, track=self._track.value)
@@ -89,6 +112,7 @@ class Worker:
             self._depart()
         self._life.release()
         log.info("worker.stopped", worker=self.worker_id, done=self._heartbeat.done)
+        return EXIT_RECYCLED if self._has_done_its_share() else 0
 
     # --- the loop ---------------------------------------------------------------------------------------
 
@@ -96,6 +120,8 @@ class Worker:
         outcomes: list[Outcome] = []
         idle = IDLE_SECONDS[0]
         while outcomes or not self._stop.is_set():
+            if self._has_done_its_share():
+                self._stop.set()
             consumer, take = self._fetch()
             if take is None and not outcomes:
                 idle = self._idle(idle)
@@ -104,11 +130,17 @@ class Worker:
             claims = self._turn(outcomes, consumer, take)
             if claims is None:
                 continue  # the database is away: the outcomes stay in hand
-            outcomes = self._work(claims, lease_ends) if claims else []
             if claims:
+                outcomes = self._work(claims, lease_ends)
                 idle = IDLE_SECONDS[0]
-            elif consumer is self._last_asked:
+                continue
+            outcomes = []
+            self._page.begin((), lease_ends)
+            if consumer is self._last_asked:
                 idle = self._idle(idle)
+
+    def _has_done_its_share(self) -> bool:
+        return 0 < self._most_tasks <= self._heartbeat.done
 
     def _fetch(self) -> tuple[Consumer | None, TakeTickets | TakeQueued | None]:
         """What to claim next, from the first source that has something."""
@@ -161,50 +193,32 @@ class Worker:
 
     def _work(self, claims: Sequence[Claim], lease_ends: float) -> list[Outcome]:
         """Run a batch. Returns what is to be settled with the next turn."""
-        self._life.begin([claim.task_id for claim in claims])
-        lives = [LiveTask(claim, self._system.store, lease_ends=lease_ends) for claim in claims]
-        batch = Batch(lives, lease_ends=lease_ends, publish=self._life.starting)
-        self._be_careful(claims)
+        store, limit_of = self._system.store, self._runner.limit_of
+        lives = [LiveTask(c, store, lease_ends=lease_ends, limit_seconds=limit_of(c)) for c in claims]
+        batch = Batch(lives, page=self._page, lease_ends=lease_ends)
         count = 0
         with self._heartbeat.carrying(batch):
             while (live := batch.start_next()) is not None:
-                outcome = self._runner.execute(live)
-                own = self._runner.settle_own(live, outcome)
-                if own is None:
-                    batch.add(outcome)
-                else:
-                    batch.forget_running()
-                    self._record([outcome], own)
+                goes_on = self._run(batch, live)
                 count += 1
-                if self._stop.is_set():
+                if not goes_on or self._stop.is_set():
                     break
         self._size.learn(boot_clock() - batch.began, count)
-        return batch.cut()
+        rest = batch.cut()
+        return [*self._heartbeat.hand_back(), *rest]
 
-    def _be_careful(self, claims: Sequence[Claim]) -> None:
-        """A task that must not repeat is not to wait behind others in a batch of this process."""
-        for claim in claims:
-            handler = self._system.handlers.find(claim.name)
-            if handler is not None and handler.on_lost is OnLost.PARK:
-                self._size.stay_alone()
+    def _run(self, batch: Batch, live: LiveTask) -> bool:
+        """Run one task. False: the batch must be settled before the next."""
+        outcome = self._runner.execute(live)
+        own = self._runner.settle_own(live, outcome)
+        if own is None:
+            return batch.add(outcome)
+        batch.forget_running()
+        self._record([outcome], own)
+        return True
 
     def _record(self, outcomes: Sequence[Outcome], settled: Settled) -> None:
-        """What follows a settle: tickets of what waits again, and the end of the old ones."""
-        released = {outcome.claim.task_id for outcome in outcomes if isinstance(outcome, Released)}
-        queue = self._system.queue
-        queue.push_moved([move for move in settled.moves if move.task_id in released], front=True)
-        queue.push_moved([move for move in settled.moves if move.task_id not in released])
-        mine = {*settled.recorded, *settled.lost}
-        for outcome in outcomes:
-            task_id = outcome.claim.task_id
-            if task_id not in mine:
-                continue
-            if task_id in settled.lost:
-                log.warning("task.result_refused", task=task_id, attempt=outcome.claim.attempt)
-            if outcome.claim.track is Track.REDIS and self._redis is not None:
-                # a released claim's ticket has neither failed nor finished: another one takes its place
-                status = None if task_id in released else settled.recorded.get(task_id)
-                self._redis.ended(outcome, status)
+        follow_up(self._system.queue, self._redis, outcomes, settled)
 
     def _idle(self, seconds: float) -> float:
         """Wait for work, or for the stop signal. Returns how long to wait the next time."""
@@ -261,23 +275,6 @@ class Worker:
         with _tolerant("worker.not_unlisted"):
             self._system.store.registry.leave(self.worker_id)
         self._system.close()
-
-
-@contextmanager
-def alarm(seconds: float) -> Iterator[None]:
-    """Raise `TimeLimitExceeded` in the main thread after `seconds`. The heartbeat ends the process if
-    the handler does not let go."""
-    before = signal.signal(signal.SIGALRM, _over)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def _over(_signal: int, _frame: Any) -> None:
-    raise TimeLimitExceeded
 
 
 @contextmanager

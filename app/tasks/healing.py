@@ -7,20 +7,19 @@ whatever the table's size. Healing never decides by Redis alone: each step is a 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
 
 from app.tasks.errors import RedisUnavailable, TaskError
-from app.tasks.handlers import HandlerRegistry
 from app.tasks.missing_tickets import MissingTickets
-from app.tasks.model import Moved, OnLost, Priority, Track
+from app.tasks.model import Moved, Priority, Track
 from app.tasks.queue import TaskQueue, utc_now
+from app.tasks.reclaims import Reclaims
 from app.tasks.refilling import Refiller
 from app.tasks.routing import Intake, Route, Routing
 from app.tasks.schedules import Scheduler
-from app.tasks.schema import AnyRow
 from app.tasks.settings import CoreSettings
 from app.tasks.store import Store
 from app.tasks.tickets import Overflow, RQQueueManager
@@ -34,8 +33,8 @@ FULL_PASS_SECONDS = 3.0
 
 log = structlog.get_logger(__name__)
 
-# Of the given workers, those that are proven dead, each with the tasks that it had started; None: unknown.
-DeadHolders = Callable[[Iterable[str]], Mapping[str, frozenset[int] | None]]
+# Of the given holders, those that are proven dead.
+DeadHolders = Callable[[Iterable[str]], Collection[str]]
 Overflows = Mapping[Priority, Overflow]
 
 
@@ -64,15 +63,15 @@ class Sweeper:
         queue: TaskQueue,
         *,
         holder: str,
-        dead_holders: DeadHolders = lambda holders: {},
+        dead_holders: DeadHolders = lambda holders: (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`dead_holders` names those of the given workers that are proven dead, and what they had started."""
+        """`dead_holders` names those of the given sweepers that are proven dead."""
         self.queue = queue
         self._store: Store = queue.store
         self._tickets: RQQueueManager | None = queue.tickets
         self._settings: CoreSettings = queue.settings
-        self._handlers: HandlerRegistry = queue.handlers
+        self._reclaims = Reclaims(queue)
         self._holder = holder
         self._dead_holders = dead_holders
         self._clock = clock
@@ -137,7 +136,6 @@ class Sweeper:
     def _full_pass(self, rules: Routing, overflows: Overflows, healed: Healed) -> None:
         self._holds(rules, healed)
         self._reclaim_expired(healed)
-        self._reclaim_dead(healed)
         for route in rules.values():
             healed.moved += self._wrong_track(route)
             self._check_tickets(route, overflows.get(route.priority), healed)
@@ -240,30 +238,7 @@ class Sweeper:
         self._expired_since = seen
         for row in rows:
             if now - seen[(row.id, row.token)] >= interval:
-                self._reclaim(row, "the lease expired", healed)
-
-    def _reclaim_dead(self, healed: Healed) -> None:
-        dead = self._dead_holders(self._store.moves.holders())
-        if dead:
-            for row in self._store.moves.held_by(list(dead), limit=BATCH):
-                started = dead[row.holder]
-                self._reclaim(row, "its worker died", healed, started=started is None or row.id in started)
-
-    def _reclaim(self, row: AnyRow, reason: str, healed: Healed, *, started: bool = True) -> None:
-        handler = self._handlers.find(row.name)
-        moved = self._store.moves.reclaim(
-            row.id,
-            row.token,
-            on_lost=handler.on_lost if handler else OnLost.RETRY,
-            max_retries=self._settings.retry_limit(handler, row.max_retries),
-            reason=reason,
-            started=started,
-        )
-        if moved is None:
-            return
-        healed.reclaimed += 1
-        log.warning("task.reclaimed", task=row.id, holder=row.holder, reason=reason, now=moved.status.value)
-        self.queue.push_moved([moved], front=True)
+                healed.reclaimed += self._reclaims.reclaim(row, "the lease expired")
 
     # --- tickets ------------------------------------------------------------------------------------
 

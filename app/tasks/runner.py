@@ -26,7 +26,7 @@ from app.tasks.handlers import (
     TimeLimitExceeded,
     to_json,
 )
-from app.tasks.model import Cancelled, Claim, Completed, Failed, Outcome, RetryLater, Status
+from app.tasks.model import Cancelled, Claim, Completed, Failed, OnLost, Outcome, RetryLater, Status
 from app.tasks.settings import CoreSettings
 from app.tasks.store import Store
 from app.tasks.store.settling import Settled
@@ -54,9 +54,11 @@ class LiveTask:
     Another thread carries both to and from the database (`Heartbeat` in the workers).
     """
 
-    def __init__(self, claim: Claim, store: Store, *, lease_ends: float) -> None:
+    def __init__(self, claim: Claim, store: Store, *, lease_ends: float, limit_seconds: int = 0) -> None:
+        """`lease_ends` is on the boot clock. `limit_seconds` may run; 0: as the runner's settings say."""
         self.claim = claim
         self.lease_ends = lease_ends
+        self.limit_seconds = limit_seconds
         self.started = boot_clock()
         self.percent = 0
         self.step: str | None = None
@@ -183,8 +185,9 @@ class Runner:
         context = TaskContext(
             claim.task_id, claim.attempt, claim.user_id, live, claim.failures, claim.planned_run
         )
+        limit_seconds = live.limit_seconds or self.limit_of(claim)
         try:
-            with self._time_limit(self.limit_of(claim)):
+            with self._time_limit(limit_seconds):
                 result = handler.call(payload, context)
         except TaskCancelled as error:
             if live.cancel_asked:
@@ -193,7 +196,7 @@ class Runner:
         except DoNotRetry as error:
             return Failed(claim, _sentence(error))
         except TimeLimitExceeded:
-            return self._failed(claim, handler, f"ran longer than its limit of {self.limit_of(claim)} s")
+            return self._failed(claim, handler, f"ran longer than its limit of {limit_seconds} s")
         except (Exception, SystemExit) as error:  # the one broad except: a handler may raise anything
             log.info("task.raised", task=claim.task_id, name=claim.name, exc_info=True)
             return self._failed(claim, handler, f"{type(error).__name__}: {_sentence(error)}")
@@ -211,6 +214,16 @@ class Runner:
             limit = self._settings.result_limit_bytes
             return Failed(claim, f"the result has {size} bytes, the limit is {limit}")
         return Completed(claim, text)
+
+    def lost(self, claim: Claim, reason: str) -> Outcome:
+        """What becomes of a run whose process died by the task's own doing: one failure, by the handler's
+        rule."""
+        handler = self._handlers.find(claim.name)
+        if handler is not None and handler.on_lost is OnLost.PARK:
+            return Failed(claim, f"{reason}; parked: its handler must not repeat")
+        if claim.failures >= self._settings.retry_limit(handler, claim.max_retries):
+            return Failed(claim, f"{reason}; no retry is left")
+        return RetryLater(claim, reason, self.retry_delay(claim, handler))
 
     def _failed(self, claim: Claim, handler: Handler | None, error: str) -> Outcome:
         error = error[:ERROR_CHARACTERS]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -40,7 +39,7 @@ class Setting:
         self.store, self.rows = store, rows
         self.clock = Clock()
         self.queue = TaskQueue(store, HANDLERS, tickets, CoreSettings(lease_seconds=LEASE, max_retries=3))
-        self.dead: Mapping[str, frozenset[int] | None] = {}
+        self.dead: set[str] = set()
         self.sweeper = self.another("the sweeper")
 
     def another(self, holder: str) -> Sweeper:
@@ -48,7 +47,7 @@ class Setting:
             self.queue,
             holder=holder,
             clock=self.clock,
-            dead_holders=lambda holders: {h: self.dead[h] for h in holders if h in self.dead},
+            dead_holders=self.dead.intersection,
         )
 
     def sweep(self, *, after: float = 0.0) -> Healed:
@@ -177,35 +176,6 @@ def test_a_reclaimed_task_goes_before_those_that_wait(
     assert raw.lrange("rq:queue:normal", 0, -1) == [f"t{lost}-e4", f"t{waiting}-e1"]
 
 
-# --- dead holders ------------------------------------------------------------------------------------
-
-
-def test_a_task_of_a_worker_that_is_proven_dead_is_reclaimed_at_once(setting: Setting) -> None:
-    lost = setting.rows.put("PROCESSING", holder="dead")
-    kept = setting.rows.put("PROCESSING", holder="alive")
-    setting.dead = {"dead": None, "long forgotten": None}
-    assert setting.sweep().reclaimed == 1
-    assert (setting.rows.status(lost), setting.rows.status(kept)) == ("DISPATCHED", "PROCESSING")
-    assert setting.rows.row(lost)["failures"] == 1
-
-
-def test_a_dead_workers_unstarted_task_has_lost_nothing(setting: Setting) -> None:
-    started, unstarted = (setting.rows.put("PROCESSING", name="test.park", holder="dead") for _ in range(2))
-    setting.dead = {"dead": frozenset({started})}
-    assert setting.sweep().reclaimed == 2
-    rows = setting.rows.all()
-    assert (rows[started]["status"], rows[started]["failures"]) == ("FAILED", 1)
-    assert (rows[unstarted]["status"], rows[unstarted]["failures"]) == ("DISPATCHED", 0)
-    assert rows[unstarted]["epoch"] == 4
-
-
-def test_an_unstarted_task_that_was_to_be_cancelled_is_cancelled(setting: Setting) -> None:
-    task_id = setting.rows.put("PROCESSING", holder="dead", cancel_requested=True)
-    setting.dead = {"dead": frozenset()}
-    setting.sweep()
-    assert setting.rows.status(task_id) == "CANCELLED"
-
-
 # --- one sweeper at a time ---------------------------------------------------------------------------
 
 
@@ -232,7 +202,7 @@ def test_a_silent_sweepers_lock_runs_out(setting: Setting) -> None:
 def test_the_lock_of_a_sweeper_that_is_proven_dead_is_broken_at_once(setting: Setting) -> None:
     one, two = setting.another("one"), setting.another("two")
     one.step()
-    setting.dead = {"one": None}
+    setting.dead.add("one")
     assert two.step() is not None
 
 

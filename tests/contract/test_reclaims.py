@@ -80,7 +80,7 @@ def test_a_reclaim_without_a_retry_left_ends_the_task(
         assert row["error"] == "the lease expired; no retry is left"
         assert rows.events(task_id) == ["failed"]
     else:
-        assert (row["status"], row["error"]) == ("DISPATCHED", None)
+        assert (row["status"], row["error"]) == ("DISPATCHED", "the lease expired")
 
 
 def test_a_task_that_must_not_repeat_is_parked_with_the_reason(store: Store, rows: Rows) -> None:

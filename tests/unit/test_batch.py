@@ -8,6 +8,7 @@ from app.tasks.model import Claim, Completed, Priority, Released, Track
 from app.tasks.runner import LiveTask, boot_clock
 from app.tasks.store import Store
 from workers.batch import Batch, BatchSize
+from workers.page import Page
 
 FAR = 3600.0
 
@@ -19,16 +20,19 @@ def live(task_id: int) -> LiveTask:
 
 def batch_of(count: int, **options: Any) -> Batch:
     lives = [live(number) for number in range(count)]
-    return Batch(lives, lease_ends=options.pop("lease_ends", boot_clock() + FAR), **options)
+    return Batch(lives, page=Page.anonymous(), lease_ends=options.pop("lease_ends", boot_clock() + FAR))
 
 
 def test_a_start_is_published_before_the_task_is_handed_out() -> None:
-    published: list[int] = []
-    batch = batch_of(2, publish=published.append)
+    batch = batch_of(2)
     for number in range(2):
         started = batch.start_next()
         assert started is batch.running is batch.lives[number]
-        assert published == list(range(number + 1))
+        running = batch.page.running()
+        assert running is not None
+        assert running.task_id == number
+        batch.add(Completed(started.claim, "null"))
+        assert batch.page.running() is None
     assert batch.start_next() is None
 
 
@@ -80,12 +84,3 @@ def test_the_size_grows_to_about_20_ms_of_work_and_falls_at_once_for_slow_tasks(
     assert size.next() == 100
     size.learn(0.5, 1)
     assert size.next() == 1
-
-
-def test_after_a_task_that_must_not_repeat_batches_are_of_one_for_a_while() -> None:
-    size = BatchSize(100)
-    for _ in range(60):
-        size.learn(0.0001 * 10, 10)
-    size.stay_alone()
-    assert [size.next() for _ in range(BatchSize.ALONE_FOR)] == [1] * BatchSize.ALONE_FOR
-    assert size.next() == 100

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import and_, select, update
 from sqlalchemy.engine import Connection
@@ -26,6 +26,16 @@ _FIELDS = (
     *("user_id", "idempotency_key", "name"),
 )
 _SEPARATOR = "\x1f"  # in no name, user id or key: all are printable
+
+
+class Held(Protocol):
+    """What names one task of a claim: enough to keep it."""
+
+    @property
+    def task_id(self) -> int: ...
+
+    @property
+    def token(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,14 +143,14 @@ class Claims:
         rows = self._database.read(lambda on: self._rows(on, query, [token]))
         return [_claim(row, token, track)._replace(attempt=row[_ATTEMPT]) for row in rows]
 
-    def renew(self, claims: Sequence[Claim], *, lease_seconds: float) -> None:
+    def renew(self, claims: Sequence[Held], *, lease_seconds: float) -> None:
         """Extend the leases of exactly these claims; lost ones are left as they are."""
         if not claims:
             return
         statement = update(tasks).where(_held_by(claims)).values(lease_until=database_now(lease_seconds))
         self._database.write_one(lambda on: on.execute(statement))
 
-    def wishes(self, claims: Sequence[Claim]) -> Mapping[int, bool]:
+    def wishes(self, claims: Sequence[Held]) -> Mapping[int, bool]:
         """For each claim that is still ours: task id -> whether a cancel was asked for."""
         if not claims:
             return {}
@@ -234,7 +244,7 @@ def _claim(row: _Row, token: int, track: Track) -> Claim:
     )
 
 
-def _held_by(claims: Sequence[Claim]) -> Any:
+def _held_by(claims: Sequence[Held]) -> Any:
     """The rows that these claims still own: both lists are needed, a token covers a whole batch."""
     return and_(
         tasks.c.id.in_([claim.task_id for claim in claims]),

@@ -300,7 +300,7 @@ def _reclaim(on: Connection, row: AnyRow, on_lost: OnLost, max_retries: int, rea
         return _close(on, row, Status.FAILED, f"{reason}; no retry is left", detail)
     rules, _ = hold_routing(on, [row.priority])
     events.record(on, "reclaim", [row.id], **detail)
-    return place(on, [row], rules, failures=tasks.c.failures + 1)[0]
+    return place(on, [row], rules, failures=tasks.c.failures + 1, error=reason)[0]
 
 
 def _return_unstarted(on: Connection, row: AnyRow, reason: str) -> Moved:

@@ -1,0 +1,84 @@
+"""Handlers that do to their worker what handlers do in bad nights. Loaded by TASK_MODULES in tests only.
+
+Each writes its start into the ledger file of its payload first: "id attempt pid".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import itertools
+import os
+import re
+import time
+from typing import Any
+
+from app.tasks.handlers import TaskContext, task
+
+
+def _start(payload: dict[str, Any], context: TaskContext) -> None:
+    with open(payload["path"], "a", encoding="utf-8") as ledger:
+        ledger.write(f"{context.task_id} {context.attempt} {os.getpid()}\n")
+
+
+@task("bad.fine", retry_base_seconds=0.2)
+def fine(payload: dict[str, Any], context: TaskContext) -> str:
+    """The neighbour: does nothing wrong."""
+    _start(payload, context)
+    return "fine"
+
+
+@task("bad.deaf", retry_base_seconds=0.2)
+def deaf(payload: dict[str, Any], context: TaskContext) -> None:
+    """Swallows its time limit and every cancel."""
+    _start(payload, context)
+    while True:
+        with contextlib.suppress(Exception):
+            time.sleep(0.05)
+
+
+@task("bad.c_code", retry_base_seconds=0.2)
+def c_code(payload: dict[str, Any], context: TaskContext) -> None:
+    """C code that keeps the interpreter's lock and looks at no signal; with `once`, in the first run."""
+    _start(payload, context)
+    if not (payload.get("once") and context.failures):
+        any(itertools.repeat(False))
+
+
+@task("bad.regex", retry_base_seconds=0.2)
+def regex(payload: dict[str, Any], context: TaskContext) -> None:
+    """C code that keeps the interpreter's lock for hours, and looks at signals."""
+    _start(payload, context)
+    re.match(r"(a+)+$", "a" * 60 + "b")
+
+
+@task("bad.exit", retry_base_seconds=0.2)
+def leave(payload: dict[str, Any], context: TaskContext) -> None:
+    _start(payload, context)
+    os._exit(3)
+
+
+@task("bad.segfault", retry_base_seconds=0.2)
+def segfault(payload: dict[str, Any], context: TaskContext) -> None:
+    _start(payload, context)
+    ctypes.string_at(0)
+
+
+@task("bad.memory", retry_base_seconds=0.2)
+def memory(payload: dict[str, Any], context: TaskContext) -> None:
+    """Takes more and more, and holds it."""
+    _start(payload, context)
+    hoard = []
+    while True:
+        hoard.append(bytearray(os.urandom(1)) * (4 * 2**20))
+        time.sleep(0.01)
+
+
+@task("bad.killed", retry_base_seconds=0.2)
+def killed(payload: dict[str, Any], context: TaskContext) -> str:
+    """Dies as by somebody else's kill -9, the first time."""
+    _start(payload, context)
+    if context.failures == 0:
+        os.kill(os.getpid(), 9)
+        time.sleep(60)
+    return "the second time"

@@ -1,0 +1,115 @@
+"""Handlers that take their worker with them: the culprit pays once, its neighbours pay nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from app.tasks.model import Status, Submitted, Task
+from app.tasks.submission import TaskRequest
+from tests.acceptance.conftest import StackMaker
+from tests.acceptance.stack import Stack, children_of
+from tests.waiting import wait_until
+
+MODULES = "app.handlers,tests.acceptance.misbehaving"
+BEFORE, AFTER = 30, 6  # a worker takes one task at a time until it knows that they are short
+
+KILLED = "ran longer than its limit of 1 s and was killed"
+CULPRITS = {
+    "exit": "its worker ended with exit code 3",
+    "segfault": "its worker was killed by SIGSEGV",
+    "memory": "used more than 240 MB of memory",
+    "deaf": KILLED,
+    "c_code": KILLED,
+    "regex": "ran longer than its limit of 1 s",
+}
+
+
+@pytest.fixture
+def stack(redis_url: str, make_stack: StackMaker, tmp_path: Path) -> Stack:
+    return make_stack(
+        f"sqlite:///{tmp_path / 'tasks.db'}",
+        redis_url,
+        TASK_MODULES=MODULES,
+        RQ_LEASE_SECONDS=600,
+        RQ_KILL_GRACE=0.5,
+        RQ_WORKER_MEMORY_MB=160,
+    )
+
+
+def bad(stack: Stack, name: str, *, payload: dict[str, Any] | None = None, **options: Any) -> TaskRequest:
+    return TaskRequest(f"bad.{name}", {"path": str(stack.ledger_file)} | (payload or {}), **options)
+
+
+def submit(stack: Stack, requests: list[TaskRequest]) -> list[int]:
+    answers = stack.system.queue.submit_many(requests)
+    return [answer.task_id for answer in answers if isinstance(answer, Submitted)]
+
+
+def task(stack: Stack, task_id: int) -> Task:
+    return stack.system.store.queries.task(task_id)
+
+
+@pytest.mark.timeout(90)
+def test_handlers_that_take_their_worker_along_pay_alone(stack: Stack) -> None:
+    fine, requests = bad(stack, "fine"), list[TaskRequest]()
+    for name in CULPRITS:
+        limit = None if name == "memory" else 1
+        culprit = bad(stack, name, max_retries=0, timeout_seconds=limit)
+        requests += [fine] * BEFORE + [culprit] + [fine] * AFTER
+    ids = submit(stack, requests)
+    stack.start_pool(workers=1)
+    stack.wait_until_ended(len(ids), deadline_seconds=60)
+    for task_id, request in zip(ids, requests, strict=True):
+        after = task(stack, task_id)
+        name = request.name.removeprefix("bad.")
+        if name == "fine":
+            assert (after.status, after.result, after.failures) == (Status.COMPLETED, "fine", 0)
+        else:
+            assert (after.status, after.failures) == (Status.FAILED, 1)
+            assert str(after.error).removesuffix("; no retry is left") == CULPRITS[name]
+    starts = stack.starts()
+    assert {starts[task_id] for task_id in ids} == {1}, "a neighbour's result was lost, and it ran again"
+
+
+def test_what_had_come_out_when_the_whole_tree_was_killed_is_recorded_and_not_run_again(stack: Stack) -> None:
+    ids = submit(stack, [*[bad(stack, "fine")] * BEFORE, bad(stack, "c_code", payload={"once": True})])
+    ids += submit(stack, [bad(stack, "fine")] * AFTER)
+    pool = stack.start_pool(workers=1)
+    culprit = ids[BEFORE]
+    wait_until(lambda: stack.starts()[culprit], deadline_seconds=20, what="the task that keeps still")
+    unsettled = [task_id for task_id in ids[:BEFORE] if task(stack, task_id).status is Status.PROCESSING]
+    for process in [psutil.Process(pool.pid), *children_of(pool.pid)]:
+        process.kill()
+    pool.wait()
+    assert unsettled, "the batch had finished tasks"
+    killed_at = time.monotonic()
+    stack.start_pool(workers=1)
+    stack.wait_until_ended(len(ids), deadline_seconds=20)
+    print(f"{len(unsettled)} unsettled; all ended {time.monotonic() - killed_at:.1f} s after the kill")
+    assert stack.counts() == {"COMPLETED": len(ids)}
+    starts = stack.starts()
+    assert starts.pop(culprit) == 2
+    assert set(starts.values()) == {1}
+    assert task(stack, culprit).failures == 1
+
+
+def test_a_killed_worker_is_buried_within_the_blink_of_an_eye(stack: Stack) -> None:
+    stack.start_pool(workers=1)
+    running = submit(stack, [bad(stack, "c_code", payload={"once": True})])[0]
+    wait_until(lambda: stack.starts()[running], deadline_seconds=20, what="the task to run")
+    worker = next(row.pid for row in stack.workers())
+    os.kill(worker, signal.SIGKILL)
+    killed_at = time.monotonic()
+    wait_until(
+        lambda: task(stack, running).status is not Status.PROCESSING, deadline_seconds=10, what="the burial"
+    )
+    print(f"buried {1000 * (time.monotonic() - killed_at):.0f} ms after the kill")
+    stack.wait_until_ended(1, deadline_seconds=10)
+    assert (task(stack, running).status, task(stack, running).failures) == (Status.COMPLETED, 1)

@@ -1,0 +1,146 @@
+"""Burials: what a dead worker of this host leaves behind is brought to its end, or on its way, at once.
+
+The page says what had come out, what was running and what had not been started. Everything here is guarded
+by the token of the batch, so two who bury the same worker, or one who is killed at it, do no harm.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+
+from app.system import System
+from app.tasks.errors import RedisUnavailable
+from app.tasks.model import Cancelled, Claim, Outcome, Released
+from app.tasks.reclaims import Reclaims
+from app.tasks.runner import Runner, boot_clock
+from app.tasks.store.settling import Settled
+from workers.causes import Cause, CauseOfDeath
+from workers.consumers import RedisConsumer
+from workers.life import held_if_dead, life_files
+from workers.page import Holding, Page
+from workers.recording import follow_up
+
+CAUSE_PATIENCE_SECONDS = 1.0
+ROWS = 500
+UNKNOWN = "its worker died"
+
+log = structlog.get_logger(__name__)
+
+
+class Burials:
+    def __init__(self, system: System, folder: Path) -> None:
+        """`folder` has the life files."""
+        self._system = system
+        self._folder = folder
+        self._reclaims = Reclaims(system.queue)
+        self._runner = Runner(system.store, system.handlers, system.settings)
+        self._found_dead: dict[Path, float] = {}
+
+    def bury_all(self) -> int:
+        """Bury every worker whose life file is free. Returns how many. Raises `DatabaseUnavailable`."""
+        buried = 0
+        paths = life_files(self._folder)
+        for path in paths:
+            with held_if_dead(path) as dead:
+                if dead and self._bury(path):
+                    buried += 1
+        self._found_dead = {path: at for path, at in self._found_dead.items() if path in paths}
+        return buried
+
+    def _bury(self, path: Path) -> bool:
+        page = Page.of_file(path)
+        if page is None:
+            holder = path.stem  # nothing to read: all that it held counts as started
+            self._reclaim_rest(holder, UNKNOWN, started=None)
+        else:
+            try:
+                if self._awaits_cause(path, page):
+                    return False
+                holder = page.worker_id
+                self._settle(page, holder)
+            finally:
+                page.close()
+        self._forget(holder)
+        path.unlink(missing_ok=True)
+        return True
+
+    def _awaits_cause(self, path: Path, page: Page) -> bool:
+        """True while a living parent may still say what its worker died of."""
+        if page.cause is not None or not page.supervisor or not _lives(page.supervisor):
+            return False
+        found = self._found_dead.setdefault(path, boot_clock())
+        return boot_clock() - found < CAUSE_PATIENCE_SECONDS
+
+    def _settle(self, page: Page, holder: str) -> None:
+        cause = page.cause
+        reason = cause.sentence() if cause else UNKNOWN
+        if not page.of_this_boot:  # the machine went down: what the disk has of the page proves nothing
+            self._reclaim_rest(holder, reason, started=None)
+            return
+        held = page.holding()
+        if held is not None:
+            claims = self._system.store.claims.of_token(held.token, held.track)
+            outcomes = self._outcomes(page, held, claims, cause)
+            self._record(holder, outcomes, self._system.store.settlements.settle(outcomes))
+            log.warning(
+                "worker.buried", worker=holder, reason=reason, held=len(claims), settled=len(outcomes)
+            )
+        started = frozenset(held.task_ids[: held.started]) if held else frozenset[int]()
+        self._reclaim_rest(holder, reason, started=started)
+
+    def _outcomes(
+        self, page: Page, held: Holding, claims: Sequence[Claim], cause: CauseOfDeath | None
+    ) -> list[Outcome]:
+        """What came out, the unstarted rest, and the end of the running task if it is to blame."""
+        places = {task_id: place for place, task_id in enumerate(held.task_ids)}
+        records = page.records()
+        running = page.running()
+        outcomes: list[Outcome] = []
+        for claim in claims:
+            place = places.get(claim.task_id, held.started)
+            if place in records and place < held.started:
+                outcomes.append(records[place].outcome(claim))
+            elif place >= held.started:
+                outcomes.append(Released(claim))
+            elif cause is not None and running is not None and place == running.index:
+                if cause.kind is Cause.CANCEL:
+                    outcomes.append(Cancelled(claim, f"cancelled; it {cause.sentence()}"))
+                elif cause.blames_the_task:
+                    outcomes.append(self._runner.lost(claim, cause.sentence()))
+        return outcomes
+
+    def _record(self, holder: str, outcomes: Sequence[Outcome], settled: Settled) -> None:
+        system, redis = self._system, None
+        if system.tickets is not None:
+            redis = RedisConsumer(system.store, system.tickets, holder=holder)
+        follow_up(system.queue, redis, outcomes, settled)
+        if redis is not None:
+            redis.flush()
+
+    def _reclaim_rest(self, holder: str, reason: str, *, started: frozenset[int] | None) -> None:
+        """Whatever else the dead worker held. `started` None: it is not known, so all of it counts."""
+        while rows := self._system.store.moves.held_by([holder], limit=ROWS):
+            for row in rows:
+                self._reclaims.reclaim(row, reason, started=started is None or row.id in started)
+
+    def _forget(self, holder: str) -> None:
+        self._system.store.registry.leave(holder)
+        if self._system.tickets is not None:
+            try:
+                self._system.tickets.leave(holder)
+            except RedisUnavailable:
+                log.info("tickets.left_to_sweeper", holder=holder)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
