@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from app.tasks.after_commit import push_after_commit
+from app.tasks.combining import Combiner
 from app.tasks.database import CommitUnknown
 from app.tasks.errors import (
     DatabaseUnavailable,
@@ -66,6 +67,7 @@ class TaskQueue:
         self._now = now
         self._ids = IdSource()
         self._check = RequestCheck(handlers, self.settings, self._ids, now)
+        self._combined = Combiner(self._submit_checked, self._submit_together)
         self.schedules = Schedules(
             store,
             ScheduleCheck(self._check),
@@ -86,13 +88,16 @@ class TaskQueue:
         """
         new = self._check(request)
         self._refuse_when_full()
+        if connection is None:
+            # a task with a key or under a limit may be refused for its own reason: it goes alone
+            alone = new.idempotency_key is not None or self._limited(new)
+            answer = self._submit_checked(new) if alone else self._combined(new)
+            if isinstance(answer, TaskError):
+                raise answer
+            return answer
         submitted = self._insert(new, connection)
         if submitted.created and submitted.status is Status.DISPATCHED:
-            ticket = _first_ticket(new)
-            if connection is None:
-                self.push([ticket])
-            else:
-                push_after_commit(connection, ticket, self.push)
+            push_after_commit(connection, _first_ticket(new), self.push)
         return submitted
 
     def submit_many(self, requests: Iterable[TaskRequest]) -> list[Submitted | TaskError]:
@@ -126,6 +131,10 @@ class TaskQueue:
         if submitted.created and submitted.status is Status.DISPATCHED:
             self.push([_first_ticket(new)])
         return submitted
+
+    def _submit_together(self, news: Sequence[NewTask]) -> list[Submitted | TaskError]:
+        """What several threads submit at the same moment: one transaction, one push."""
+        return [answer for _, answer in self._insert_bulk(list(enumerate(news)))]
 
     def _insert(self, new: NewTask, connection: Connection | None) -> Submitted:
         rules = self.store.routing.current()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -264,3 +265,42 @@ def test_a_full_system_refuses_new_tasks_until_some_have_left(rows: Rows, make_q
         queue.submit_many([request()])
     rows.change(waiting, status="COMPLETED")
     assert queue.submit(request()).created
+
+
+# --- many threads at the same moment ---------------------------------------------------------------------
+
+
+def test_submissions_of_many_threads_are_each_stored_once_with_their_own_answer(
+    rows: Rows, make_queue: MakeQueue, tickets: RQQueueManager, raw: Any
+) -> None:
+    queue = make_queue(tickets)
+
+    def submit(number: int) -> list[tuple[str, Submitted]]:
+        wishes = [f"{number}/{turn}" for turn in range(10)]
+        return [(wish, queue.submit(request(payload={"wish": wish}, user_id=wish))) for wish in wishes]
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = [pair for pairs in pool.map(submit, range(16)) for pair in pairs]
+
+    assert len({answer.task_id for _, answer in answers}) == 160
+    for wish, answer in answers:
+        row = rows.row(answer.task_id)
+        assert (row["user_id"], row["payload"]) == (wish, f'{{"wish":"{wish}"}}')
+    queued = raw.lrange("rq:queue:normal", 0, -1)
+    assert sorted(queued) == sorted(f"t{answer.task_id}-e1" for _, answer in answers)
+
+
+def test_a_pause_of_intake_refuses_every_one_of_many_threads(
+    store: Store, rows: Rows, make_queue: MakeQueue
+) -> None:
+    queue = make_queue()
+    queue.pause_intake(reason="moving house", mode=Intake.REFUSE)
+
+    def submit(number: int) -> str:
+        with pytest.raises(IntakePaused, match="moving house"):
+            queue.submit(request(payload={"wish": number}))
+        return "refused"
+
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(submit, range(64))) == ["refused"] * 64
+    assert rows.count() == 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import chain
 from typing import Any
 
@@ -61,7 +61,7 @@ class BulkInsert:
     def _insert_alike(
         self, kind: tuple[Status, bool, int], rows: Sequence[NewRow], on: Connection, now: datetime
     ) -> None:
-        columns = _columns(rows)
+        columns = self._columns(rows)
         fixed = self._fixed(kind, now)
         names = ", ".join((*columns, *fixed))
         constants = ", ".join(fixed.values())
@@ -82,7 +82,7 @@ class BulkInsert:
     def _fixed(self, kind: tuple[Status, bool, int], now: datetime) -> dict[str, str]:
         """What all rows of a group have in common, as SQL: words and numbers of our own."""
         status, held, rank = kind
-        moment = f"'{_time_text(now)}{'+00' if self._sql.kind == 'postgresql' else ''}'"
+        moment = f"'{self._sql.moment(now)}'"
         fixed = {"status": f"'{status.value}'", "priority": str(rank), "created_at": moment}
         if held:
             fixed["held"] = self._sql.true
@@ -90,23 +90,22 @@ class BulkInsert:
             fixed["waiting_since"] = moment
         return fixed
 
-
-def _columns(rows: Sequence[NewRow]) -> dict[str, Sequence[Any]]:
-    """The values by column; optional columns only if some row has one."""
-    columns: dict[str, Sequence[Any]] = {
-        "id": [row.new.task_id for row in rows],
-        "name": [row.new.name for row in rows],
-        "payload": [row.new.payload for row in rows],
-    }
-    optional: dict[str, Sequence[Any]] = {
-        "active_key": [row.active_key for row in rows],
-        "user_id": [row.new.user_id for row in rows],
-        "idempotency_key": [row.new.idempotency_key for row in rows],
-        "max_retries": [row.new.max_retries for row in rows],
-        "timeout_seconds": [row.new.timeout_seconds for row in rows],
-        "run_at": [row.new.run_at and _time_text(row.new.run_at) for row in rows],
-    }
-    return columns | {name: some for name, some in optional.items() if some.count(None) < len(some)}
+    def _columns(self, rows: Sequence[NewRow]) -> dict[str, Sequence[Any]]:
+        """The values by column; optional columns only if some row has one."""
+        columns: dict[str, Sequence[Any]] = {
+            "id": [row.new.task_id for row in rows],
+            "name": [row.new.name for row in rows],
+            "payload": [row.new.payload for row in rows],
+        }
+        optional: dict[str, Sequence[Any]] = {
+            "active_key": [row.active_key for row in rows],
+            "user_id": [row.new.user_id for row in rows],
+            "idempotency_key": [row.new.idempotency_key for row in rows],
+            "max_retries": [row.new.max_retries for row in rows],
+            "timeout_seconds": [row.new.timeout_seconds for row in rows],
+            "run_at": [row.new.run_at and self._sql.moment(row.new.run_at) for row in rows],
+        }
+        return columns | {name: some for name, some in optional.items() if some.count(None) < len(some)}
 
 
 def _chunks(rows: Sequence[NewRow]) -> Iterator[Sequence[NewRow]]:
@@ -119,8 +118,3 @@ def _chunks(rows: Sequence[NewRow]) -> Iterator[Sequence[NewRow]]:
             start, characters = end, len(row.new.payload)
     if start < len(rows):
         yield rows[start:]
-
-
-def _time_text(moment: datetime) -> str:
-    """UTC as every one of the databases reads it, with six digits of a second."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")

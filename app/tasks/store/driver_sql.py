@@ -6,6 +6,7 @@ would cost more than the database. Values always travel as parameters: only mark
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
@@ -36,6 +37,11 @@ class DriverSql:
     def status_is(self, status: Status) -> str:
         """`schema.status_is`, for beside a list of ids."""
         return self.text(status_is(status))
+
+    def moment(self, when: datetime) -> str:
+        """An aware time as text that this database reads as UTC, with six digits of a second."""
+        text = when.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+        return f"{text}+00" if self.kind == "postgresql" else text
 
     def text(self, clause: ClauseElement) -> str:
         """A clause without parameters, as this database spells it."""

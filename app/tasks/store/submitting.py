@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import bindparam, case, insert, select
+from sqlalchemy import bindparam, case, insert, literal_column, select
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from sqlalchemy.engine import Connection
@@ -18,6 +18,7 @@ from app.tasks.database import Database
 from app.tasks.model import WAITING, NewTask, Priority, Status
 from app.tasks.schema import database_now, routing, tasks
 from app.tasks.store.bulk_insert import BulkInsert, NewRow
+from app.tasks.store.driver_sql import DriverSql
 from app.tasks.store.routing import hold_routing
 
 _GIVEN = (
@@ -60,8 +61,10 @@ class Present:
 class Submissions:
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._insert_guarded = _guarded_insert(database.kind)
+        compiled: Any = _guarded_insert(database.kind).compile(dialect=database.engine.dialect)
+        self._guarded, self._order = str(compiled), compiled.positiontup
         self._bulk = BulkInsert(database)
+        self._sql = DriverSql(database)
 
     def insert(
         self, new: NewTask, placement: Placement, connection: Connection | None = None
@@ -71,11 +74,12 @@ class Submissions:
         On the caller's connection the row lives and dies with the caller's transaction, and a refusal
         leaves that transaction usable. Without one, the statement commits by itself.
         """
-        values = {f"new_{key}": value for key, value in _values(new, placement).items()}
-        values["version"] = placement.routing_version
+        values: Any = self._values(new, placement)
+        if self._order is not None:  # SQLite takes them by position
+            values = tuple(values[name] for name in self._order)
 
         def work(on: Connection) -> int:
-            return on.execute(self._insert_guarded, values).rowcount
+            return on.exec_driver_sql(self._guarded, values).rowcount
 
         try:
             rows = work(connection) if connection is not None else self._database.write_one(work)
@@ -142,6 +146,25 @@ class Submissions:
         some = select(tasks.c.id).where(tasks.c.status.in_(WAITING)).limit(limit)
         return self._database.read(lambda on: len(on.execute(some).all())) >= limit
 
+    def _values(self, new: NewTask, placement: Placement) -> dict[str, Any]:
+        """As the driver takes them."""
+        run_at = new.run_at and self._sql.moment(new.run_at)
+        return {
+            "new_id": new.task_id,
+            "new_name": new.name,
+            "new_status": placement.status.value,
+            "new_priority": new.priority.rank,
+            "new_payload": new.payload,
+            "new_user_id": new.user_id,
+            "new_active_key": placement.active_key,
+            "new_idempotency_key": new.idempotency_key,
+            "new_max_retries": new.max_retries,
+            "new_timeout_seconds": new.timeout_seconds,
+            "new_run_at": run_at,
+            "new_held": placement.held,
+            "version": placement.routing_version,
+        }
+
     def _why(self, on: Connection, new: NewTask, placement: Placement) -> Refusal:
         if on.execute(select(tasks.c.id).where(tasks.c.id == new.task_id)).first():
             return Refusal.ID_EXISTS
@@ -153,27 +176,10 @@ class Submissions:
         return Refusal.ROUTING_CHANGED
 
 
-def _values(new: NewTask, placement: Placement) -> dict[str, Any]:
-    return {
-        "id": new.task_id,
-        "name": new.name,
-        "status": placement.status,
-        "priority": new.priority,
-        "payload": new.payload,
-        "user_id": new.user_id,
-        "active_key": placement.active_key,
-        "idempotency_key": new.idempotency_key,
-        "max_retries": new.max_retries,
-        "timeout_seconds": new.timeout_seconds,
-        "run_at": new.run_at,
-        "held": placement.held,
-    }
-
-
 def _guarded_insert(kind: str) -> Any:
     """INSERT … SELECT <values> FROM routing WHERE version is the known one, under a shared lock."""
     given = [bindparam(f"new_{name}", type_=tasks.c[name].type).label(name) for name in _GIVEN]
-    waits = bindparam("new_status", type_=tasks.c.status.type) != Status.SCHEDULED
+    waits = bindparam("new_status", type_=tasks.c.status.type) != literal_column(f"'{Status.SCHEDULED}'")
     since = case((waits, database_now())).label("waiting_since")
     source = (
         select(*given, database_now().label("created_at"), since)
