@@ -39,10 +39,11 @@ class Doubling:
         calls = []
         for number in range(1, LANES + 1):
             calls.append(pool.submit(self.combined, number))
-            wait_until(
-                lambda n=number: len(self.parties) == n, deadline_seconds=5, what="the lane to be taken"
-            )
+            self._wait_for_parties(number)
         return calls
+
+    def _wait_for_parties(self, count: int) -> None:
+        wait_until(lambda: len(self.parties) == count, deadline_seconds=5, what="the lane to be taken")
 
     def queue_up(self, pool: ThreadPoolExecutor, items: Sequence[int]) -> list[Future[int]]:
         calls = [pool.submit(self.combined, item) for item in items]
