@@ -13,16 +13,18 @@ import structlog
 
 from app.handlers import settings as handler_settings
 from app.tasks.database import Database
-from app.tasks.errors import InvalidTask, TaskError
+from app.tasks.errors import InvalidTask, RedisUnavailable, TaskError
 from app.tasks.handlers import HandlerRegistry, load_handlers
 from app.tasks.migrate import migrate
-from app.tasks.model import Priority, Ticket
+from app.tasks.model import Priority, Ticket, Track
 from app.tasks.queue import TaskQueue
 from app.tasks.recurring import declared_schedules
 from app.tasks.schedule_requests import ScheduleRequest
 from app.tasks.settings import CoreSettings
 from app.tasks.store import Store
+from app.tasks.store.registry import WorkerRow
 from app.tasks.tickets import RQQueueManager, connect
+from app.tasks.tickets.worker_registry import RQWorker
 from config import Config
 
 CLOCK_CHECK_SECONDS = 60.0
@@ -55,6 +57,20 @@ class System:
         _apply_mode(self)
         self.queue.schedules.sync(self.declared)
 
+    def workers(self) -> list[WorkerRow]:
+        """Who is alive: our own workers by their rows, and stock RQ workers of our queues by RQ's lists.
+
+        Raises `DatabaseUnavailable`. While Redis is away nobody knows of stock workers.
+        """
+        rows = self.store.registry.workers()
+        if self.tickets is None or not self.tickets.health.worth_a_try:
+            return rows
+        try:
+            listed = self.tickets.workers.stock()
+        except RedisUnavailable:
+            return rows
+        return rows + [_stock_row(worker, self.tickets.database_clock()) for worker in listed]
+
     def close(self) -> None:
         """Close the connections; safe to call twice."""
         self.store.database.dispose()
@@ -85,6 +101,21 @@ def _declared(handlers: HandlerRegistry, queue: TaskQueue) -> tuple[ScheduleRequ
         except InvalidTask as error:
             raise ValueError(f"the schedule {request.name!r} in the code: {error}") from None
     return declared
+
+
+def _stock_row(worker: RQWorker, now: float) -> WorkerRow:
+    return WorkerRow(
+        worker_id=worker.name,
+        host=worker.host,
+        pid=worker.pid,
+        track=Track.REDIS.value,
+        queues=",".join(worker.queues),
+        state=worker.state,
+        done=worker.done,
+        started_at=worker.born_at,
+        seen_at=worker.seen_at,
+        idle_seconds=max(0.0, now - worker.seen_at.timestamp()),
+    )
 
 
 def core_settings(config: Config) -> CoreSettings:

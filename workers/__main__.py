@@ -52,7 +52,7 @@ def status(as_json: bool) -> None:
     config = load_config()
     system = build_system(config)
     try:
-        rows = system.store.registry.workers()
+        rows = system.workers()
     except TaskError as error:
         click.echo(f"Cannot tell: {error}", err=True)
         sys.exit(EXIT_CANNOT_RUN)

@@ -14,7 +14,7 @@ import structlog
 from app.tasks.errors import RedisUnavailable
 from app.tasks.model import PRIORITIES, Outcome, Priority, Status, Track
 from app.tasks.routing import Routing
-from app.tasks.runner import boot_clock
+from app.tasks.runner import LiveTask, boot_clock
 from app.tasks.store import Store
 from app.tasks.store.claims import TicketClaims
 from app.tasks.store.turns import TakeQueued, TakeTickets
@@ -22,6 +22,7 @@ from app.tasks.tickets import RQQueueManager
 from app.tasks.tickets.manager import KEEP_FOREIGN_SECONDS, ROUTING_CHANGED, Ended, Taken
 from app.tasks.tickets.rq_format import ticket_failure
 from workers.filing import Filing
+from workers.presence import WorkerPresence
 
 # As RQ words the exception of a job that a stock worker ran.
 FAILED_RUN = "app.jobs.TicketFailed: "
@@ -72,6 +73,14 @@ class RedisConsumer:
         self._fetched: dict[tuple[int, int], Taken] = {}
         self._filing = Filing()
         self._claimed_at = 0.0
+        self._finished = 0
+        self._failed = 0
+        self._presence = WorkerPresence(
+            tickets,
+            worker_id=holder,
+            priorities=priorities,
+            counts=lambda: (self._finished, self._failed),
+        )
 
     @property
     def reachable(self) -> bool:
@@ -121,6 +130,8 @@ class RedisConsumer:
             self._filing.add(Ended(job_id, claim.priority, None))
             return
         ok, error = status is Status.COMPLETED, ""
+        self._finished += ok
+        self._failed += not ok
         if not ok:
             error = FAILED_RUN + ticket_failure(claim.task_id, status, getattr(outcome, "error", ""))
         # to the millisecond: what ended together is told together
@@ -132,6 +143,20 @@ class RedisConsumer:
         ended = self._filing.due() if due_only else self._filing.take()
         if ended:
             self._finish(ended)
+
+    def show(self, live: LiveTask | None, busy: bool) -> None:
+        """Beside the batches: keep this worker and its long runs on RQ's lists, and tell what ended.
+
+        For the heartbeat's thread: while the main thread runs a long task, nobody else does.
+        """
+        self.flush(due_only=True)
+        self._presence.beat(live, busy=busy)
+
+    def leave(self) -> None:
+        """Tell what ended, and take this worker out of Redis. Raises `RedisUnavailable`."""
+        self.flush()
+        self._tickets.leave(self._holder)
+        self._presence.leave()
 
     def wait(self, seconds: float) -> None:
         """Until a push rings, at most `seconds`."""

@@ -51,6 +51,7 @@ class Heartbeat:
         self._next_seen = 0.0
         self._thread = threading.Thread(target=self._work, name="heartbeat", daemon=True)
         self.done = 0
+        self.show: Callable[[LiveTask | None, bool], None] = lambda live, busy: None
 
     def start(self) -> None:
         self._thread.start()
@@ -102,6 +103,7 @@ class Heartbeat:
             self._next_seen = now + SEEN_SECONDS
             state = "idle" if batch is None else "busy"
             self._system.store.registry.seen(self._worker_id, state=state, done=self.done)
+        self.show(None if batch is None else batch.running, batch is not None)
 
     def _tend(self, batch: Batch, now: float) -> None:
         live = batch.running

@@ -103,6 +103,9 @@ class Worker:
             time_limit=self._time_limit,
         )
         self._arrive()
+        if self._redis is not None:
+            self._redis.show(None, False)
+            self._heartbeat.show = self._redis.show
         self._heartbeat.start()
         log.info("worker.started", worker=self.worker_id, track=self._track.value)
         try:
@@ -269,9 +272,7 @@ class Worker:
     def _depart(self) -> None:
         with _tolerant("worker.not_unlisted"):
             if self._redis is not None:
-                self._redis.flush()
-            if self._system.tickets is not None:
-                self._system.tickets.leave(self.worker_id)
+                self._redis.leave()
         with _tolerant("worker.not_unlisted"):
             self._system.store.registry.leave(self.worker_id)
         self._system.close()

@@ -91,7 +91,7 @@ def stats() -> dict[str, Any]:
 @admin.get("/workers")
 def workers() -> dict[str, Any]:
     """The workers that gave a sign of life lately."""
-    return {"workers": [worker_json(worker) for worker in parts.store().registry.workers()]}
+    return {"workers": [worker_json(worker) for worker in parts.system().workers()]}
 
 
 def worker_json(worker: WorkerRow) -> dict[str, Any]:

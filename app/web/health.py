@@ -94,7 +94,7 @@ def assess(system: System) -> Health:
         return Health(database, _redis(system, fallback=False), unknown)
     try:
         rules = system.store.routing.refresh()
-        alive = len(system.store.registry.workers())
+        alive = len(system.workers())
     except DatabaseUnavailable:
         gone = Check(Grade.UNHEALTHY, "The database does not answer")
         return Health(gone, _redis(system, fallback=False), Check(Grade.DEGRADED, "Unknown"))

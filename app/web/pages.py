@@ -116,7 +116,7 @@ class OverviewCache:
 def _overview(system: System) -> dict[str, Any]:
     store = system.store
     counts = store.queries.counts()
-    workers = store.registry.workers()
+    workers = system.workers()
     tickets, connected = _tickets(system)
     rules = store.routing.current()
     return {

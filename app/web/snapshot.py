@@ -31,7 +31,7 @@ class Snapshot:
         return cls(
             counts=system.store.queries.counts(),
             routing=system.store.routing.refresh(),
-            workers=system.store.registry.workers(),
+            workers=system.workers(),
             tickets=ticket_counts(system),
             oldest_waiting_seconds=system.store.queries.oldest_waiting_seconds(READY),
             redis_away_seconds=system.tickets.health.away_seconds if system.tickets else 0.0,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+
+import rq
 from flask import Flask
 from flask.testing import FlaskClient
 
@@ -31,6 +34,21 @@ def test_a_system_without_workers_is_degraded(client: FlaskClient) -> None:
     answer = client.get("/health")
     assert (answer.status_code, answer.get_json()["status"]) == (200, "degraded")
     assert answer.get_json()["workers"]["status"] == "degraded"
+
+
+def test_a_stock_rq_worker_of_our_queues_is_a_worker(app: Flask, client: FlaskClient) -> None:
+    tickets = system_of(app).tickets
+    assert tickets is not None
+    other = rq.Worker(["elsewhere"], name="other", connection=tickets.client)
+    worker = rq.Worker(["low", "elsewhere"], name="stock", connection=tickets.client)
+    other.register_birth()  # type: ignore[no-untyped-call]
+    assert client.get("/health").get_json()["status"] == "degraded"
+    worker.register_birth()  # type: ignore[no-untyped-call]
+    assert client.get("/health").get_json()["status"] == "ok"
+    (listed,) = system_of(app).workers()
+    assert (listed.worker_id, listed.pid, listed.queues) == ("stock", os.getpid(), "low,elsewhere")
+    worker.register_death()  # type: ignore[no-untyped-call]
+    assert client.get("/health").get_json()["status"] == "degraded"
 
 
 def test_redis_away_in_hybrid_mode_is_degraded(make_app: MakeApp, private_redis: RedisServer) -> None:

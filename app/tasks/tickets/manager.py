@@ -12,8 +12,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +25,7 @@ from app.tasks.errors import RedisUnavailable
 from app.tasks.model import PRIORITIES, Priority, Status, Ticket
 from app.tasks.tickets.health import RedisHealth
 from app.tasks.tickets.rq_format import pack_call, pack_error, pack_result, parse_job_id, ticket_result
+from app.tasks.tickets.worker_registry import WorkerRegistry, execution_id, time_text
 
 CONNECT_SECONDS = 1.0
 ANSWER_SECONDS = 3.0
@@ -139,6 +138,7 @@ class RQQueueManager:
         self._scripts = {
             path.stem: client.register_script(path.read_text()) for path in sorted(_LUA.glob("*.lua"))
         }
+        self.workers = WorkerRegistry(self._call, queue_prefix=prefix, in_flight_key=self.in_flight_key)
 
     # --- keys ---------------------------------------------------------------------------------------
 
@@ -193,7 +193,7 @@ class RQQueueManager:
         self, priority: Priority, tickets: Sequence[Ticket], how: str, place: tuple[int, int, int] = (0, 0, 0)
     ) -> Refilled:
         now = self.database_clock()
-        arguments: list[Any] = [self.queue_name(priority), self._job_prefix, _time_text(now), f"{now:.6f}"]
+        arguments: list[Any] = [self.queue_name(priority), self._job_prefix, time_text(now), f"{now:.6f}"]
         arguments += [KEEP_SECONDS, BELL_BOUND, how, self.window, *place]
         if how == "front":
             tickets = tickets[::-1]
@@ -238,10 +238,9 @@ class RQQueueManager:
         if not ended:
             return self.take(worker_id, priorities, count)
         pipeline = self.client.pipeline(transaction=False)
-        keys = [self.in_flight_key(worker_id)]
         arguments = self._finish_arguments(worker_id, ended, KEEP_SECONDS)
-        self._scripts["finish"](keys=keys, args=arguments, client=pipeline)
-        keys = [*keys, *(self.queue_key(priority) for priority in priorities)]
+        self._scripts["finish"](keys=self._finish_keys(worker_id), args=arguments, client=pipeline)
+        keys = [self.in_flight_key(worker_id), *(self.queue_key(priority) for priority in priorities)]
         self._scripts["take"](keys=keys, args=[count], client=pipeline)
         with self.health.watch():
             return _taken(pipeline.execute()[1], priorities)
@@ -249,8 +248,11 @@ class RQQueueManager:
     def finish(self, worker_id: str, ended: Sequence[Ended], *, keep_seconds: int = KEEP_SECONDS) -> None:
         """Take ended tickets out of flight and file them where RQ's tools look."""
         if ended:
-            keys = [self.in_flight_key(worker_id)]
-            self._call("finish", keys, self._finish_arguments(worker_id, ended, keep_seconds))
+            arguments = self._finish_arguments(worker_id, ended, keep_seconds)
+            self._call("finish", self._finish_keys(worker_id), arguments)
+
+    def _finish_keys(self, worker_id: str) -> list[str]:
+        return [self.in_flight_key(worker_id), f"{RQ_KEY_PREFIX}:worker:{worker_id}:executions"]
 
     def _finish_arguments(self, worker_id: str, ended: Sequence[Ended], keep_seconds: int) -> list[Any]:
         now = self.database_clock()
@@ -262,8 +264,8 @@ class RQQueueManager:
             group = groups[word, ticket.priority, ticket.started_at or now, ticket.ended_at or now]
             group += (ticket.job_id, packed)
         for (word, priority, began, over), tickets in groups.items():
-            arguments += [word, self.queue_name(priority), _time_text(began), f"{began:.6f}"]
-            arguments += [_time_text(over), f"{over:.6f}", len(tickets) // 2, *tickets]
+            arguments += [word, self.queue_name(priority), time_text(began), f"{began:.6f}"]
+            arguments += [time_text(over), f"{over:.6f}", len(tickets) // 2, *tickets]
         return arguments
 
     def give_back(self, worker_id: str, taken: Sequence[Taken]) -> None:
@@ -374,12 +376,6 @@ def _filing(ticket: Ended) -> tuple[str, bytes]:
     return "finished", pack_result(ticket_result(reference[0], Status.COMPLETED)) if reference else b""
 
 
-@lru_cache(maxsize=64)
-def execution_id(worker_id: str) -> str:
-    """RQ's name for one run of a job. A worker runs a ticket once at most, so its own digest will do."""
-    return hashlib.blake2b(worker_id.encode(), digest_size=16).hexdigest()
-
-
 def _taken(flat: Sequence[Any], priorities: Sequence[Priority]) -> list[Taken]:
     return [
         Taken(_text(job_id), priorities[int(position) - 1], parse_job_id(job_id))
@@ -396,8 +392,3 @@ def _incarnation(*parts: bytes | str) -> int:
 def _text(value: bytes | str) -> str:
     # an id that somebody else pushed may be any bytes, and must not stop the worker that takes it
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
-
-
-def _time_text(epoch_seconds: float) -> str:
-    """RQ's own time format."""
-    return datetime.fromtimestamp(epoch_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

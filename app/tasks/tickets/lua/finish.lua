@@ -1,6 +1,8 @@
 #!lua flags=allow-oom
 -- End tickets: out of the in-flight list, into RQ's registries and results, so that RQ's own tools show the truth.
 --   KEYS[1]  list  in-flight list of the worker
+--   KEYS[2]  set   rq:worker:W:executions   those of them that present.lua has listed as running
+--   rq:wip:NAME zset, rq:execution:ID:EXECUTION hash, rq:executions:ID zset   forget a listed run
 --   rq:job:ID      hash    gets status, worker and times, and expires
 --   rq:results:ID  stream  gets the return value, or the error
 --   rq:finished:NAME, rq:failed:NAME   zset  job id by expiry time; at most ARGV[6] entries are kept
@@ -46,12 +48,26 @@ local function file(word, queue, ids)
   end
 end
 
+local listed = {}
+for _, run in ipairs(redis.call('SMEMBERS', KEYS[2])) do
+  listed[run] = true
+end
+
+local function unlist(id, queue)
+  local run = id .. ':' .. execution
+  if not listed[run] then return end
+  redis.call('SREM', KEYS[2], run)
+  redis.call('ZREM', registries .. 'wip:' .. queue, run)
+  redis.call('DEL', registries .. 'execution:' .. run, registries .. 'executions:' .. id)
+end
+
 local at = 9
 while at <= #ARGV do
   local word, queue, count, filed = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 6]), {}
   for i = at + 7, at + 5 + 2 * count, 2 do
     local id = ARGV[i]
     redis.call('LREM', KEYS[1], 1, id)
+    unlist(id, queue)
     if word == 'gone' then
       redis.call('DEL', jobs .. id)
     elseif record(id, word, ARGV[i + 1], at) then
