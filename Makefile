@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 N ?= 3
+ROWS ?= 1000000
 CHECKED := $(wildcard app workers core flows scripts benchmarks tests config.py web_app.py)
 
 .DEFAULT_GOAL := help
 .SILENT:
 MAKEFLAGS += --no-print-directory
-.PHONY: help run test check bench lock setup-dev setup-staging setup-prod list-config start-workers clean
+.PHONY: help run test check bench bench-window lock setup-dev setup-staging setup-prod list-config start-workers clean
 
 help: ## list these commands
 	awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +30,9 @@ check: $(STAMP) ## lint, check formatting and types, run the unit tests; no serv
 
 bench: $(STAMP) ## measure throughput and latency on this machine
 	$(BIN)/python -m benchmarks
+
+bench-window: $(STAMP) ## measure a backlog of ROWS far beyond the ticket window (ROWS=10000000)
+	$(BIN)/python -m benchmarks.window --rows $(ROWS)
 
 lock: $(STAMP) ## pin every dependency anew, with hashes, in requirements.lock
 	env -u UV_INDEX -u UV_EXTRA_INDEX_URL -u UV_FIND_LINKS $(BIN)/uv pip compile pyproject.toml \

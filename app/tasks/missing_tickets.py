@@ -64,7 +64,9 @@ class MissingTickets:
             )
             if forgotten < FORGET_BATCH:
                 break
-        self._first_look(priority, self._frontier(priority, overflow), checked)
+        frontier = self._frontier(priority, overflow)
+        if frontier:
+            self._first_look(priority, frontier, checked)
         self._second_look(priority, checked)
         return checked
 
@@ -72,13 +74,16 @@ class MissingTickets:
         """The id below which rows have had a grace's time to be found in their queue.
 
         A row beyond the window has waited long when its ticket is pushed at last, so its age tells nothing:
-        what counts is where the overflow began a grace ago.
+        what counts is where the overflow began a grace ago. Who does not know that yet leaves an overflowing
+        queue alone: most of what stands there will be claimed before it could be worth confirming.
         """
         now, start = self._clock(), MAX_ID if overflow is None else overflow.start
         history = self._frontiers[priority]
         history.append((now, start))
         while len(history) > 1 and history[1][0] <= now - self._grace_seconds:
             history.popleft()
+        if overflow is not None and history[0][0] > now - self._grace_seconds:
+            return 0
         return min(start, history[0][1])
 
     def _first_look(self, priority: Priority, frontier: int, checked: Checked) -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from app.tasks.errors import TaskNotFound
 from app.tasks.model import PRIORITIES, WAITING, Priority, Status
-from app.tasks.store import Store
-from app.tasks.store.queries import PAGE_LIMIT, Filter
+from app.tasks.store import Store, queries
+from app.tasks.store.queries import PAGE_LIMIT, Filter, Queries
 from tests.contract.rows import Rows
 
 
@@ -147,3 +147,32 @@ def test_full_of_waiting_tasks_is_told_without_counting_them_all(store: Store, r
     rows.put("PROCESSING", count=4)
     answers = [store.submissions.at_least_waiting(limit) for limit in (1, 3, 4)]
     assert answers == [True, True, False]
+
+
+def test_a_status_with_many_rows_is_counted_now_and_then_and_the_others_always(
+    store: Store, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "LARGE_COUNT", 3)
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 1.0  # so long takes whatever is between two looks at the clock
+        return now[0]
+
+    counting = Queries(store.database, clock=clock)
+    rows.put("DISPATCHED", count=4)
+    rows.put("PROCESSING")
+    assert counting.counts()[Status.DISPATCHED][Priority.NORMAL] == 4
+    rows.put("DISPATCHED")
+    rows.put("PROCESSING")
+    found = counting.counts()
+    assert found[Status.DISPATCHED][Priority.NORMAL] == 4
+    assert found[Status.PROCESSING][Priority.NORMAL] == 2
+    now[0] += 100
+    assert counting.counts()[Status.DISPATCHED][Priority.NORMAL] == 5
+
+
+def test_the_oldest_wait_is_found_behind_rows_that_were_seen_in_redis(store: Store, rows: Rows) -> None:
+    rows.put("DISPATCHED", confirmed_in=7, waiting_since=rows.at(-300))
+    rows.put("DISPATCHED", confirmed_in=0, waiting_since=rows.at(-90), priority="low")
+    assert store.queries.oldest_waiting_seconds([Status.DISPATCHED]) == pytest.approx(300, abs=5)

@@ -234,6 +234,7 @@ def test_tickets_that_are_lost_out_of_a_window_are_found(setting: Setting) -> No
 def test_a_push_that_never_came_is_made_up_for(one: Setting) -> None:
     one.submit(WINDOW + 5)
     lost = one.rows.put("DISPATCHED", id=9, confirmed_in=0, waiting_since=one.rows.at(-100))
+    one.sweep()
     one.serve(5)
     one.sweep(later=31)
     assert f"t{lost}-e3" in one.tickets_in()

@@ -277,14 +277,15 @@ def _on_wrong_track(route: Route, limit: int) -> Any:
         and_(tasks.c.status == Status.DISPATCHED, bucket_of() >= percent),
     ]
     # a share of 0 or 100 needs no arithmetic: the status alone tells, and the index answers
+    order: list[Any] = [tasks.c.id]
     if percent == 0:
-        conditions = [tasks.c.status == Status.DISPATCHED]
+        conditions, order = [tasks.c.status == Status.DISPATCHED], [tasks.c.confirmed_in, tasks.c.id]
     elif percent == 100:
-        conditions = [tasks.c.status == Status.QUEUED]
+        conditions = [and_(tasks.c.status == Status.QUEUED, tasks.c.confirmed_in == 0)]
     return (
         select(*PLACED_COLUMNS)
         .where(tasks.c.priority == route.priority, or_(*conditions))
-        .order_by(tasks.c.id)
+        .order_by(*order)
         .limit(limit)
         .with_for_update(skip_locked=True)
     )

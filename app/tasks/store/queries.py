@@ -9,16 +9,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select, union_all
 
 from app.tasks.database import Database
 from app.tasks.errors import TaskNotFound
-from app.tasks.model import ENDED, PRIORITIES, Event, PlannedRun, Priority, Status, Task
+from app.tasks.model import PRIORITIES, Event, PlannedRun, Priority, Status, Task
 from app.tasks.schema import AnyRow, database_now, task_events, tasks
 
 PAGE_ROWS = 50
 PAGE_LIMIT = 500
-ENDED_COUNT_SHARE = 20
+LARGE_COUNT = 5_000
+LARGE_COUNT_SHARE = 20
+HEAD_ROWS = 500
 
 _LISTED = [column for column in tasks.c if column.name not in ("token", "active_key", "confirmed_in")]
 
@@ -38,8 +40,7 @@ class Queries:
     def __init__(self, database: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._database = database
         self._clock = clock
-        self._ended: dict[tuple[Status, Priority], int] = {}
-        self._ended_until = 0.0
+        self._kept: dict[Status, tuple[float, dict[Priority, int]]] = {}
 
     def task(self, task_id: int) -> Task:
         """Raises `TaskNotFound`."""
@@ -73,33 +74,38 @@ class Queries:
     def counts(self) -> dict[Status, dict[Priority, int]]:
         """How many tasks of each status and priority there are, zeros included.
 
-        Ended tasks may be millions: counting them takes at most a twentieth of the time, so their numbers
-        are as old as twenty times what the count took, a fraction of a second for thousands.
+        A status may have millions of rows: counting those takes at most a twentieth of the time, so their
+        numbers are as old as twenty times what the count took. Up to some thousands are counted each time.
         """
-        counts = {status: dict.fromkeys(PRIORITIES, 0) for status in Status}
-        began = self._clock()
-        if began >= self._ended_until:
-            self._ended = self._count(ENDED)
-            self._ended_until = self._clock() + ENDED_COUNT_SHARE * (self._clock() - began)
-        open_ones = self._count([status for status in Status if status not in ENDED])
-        for (status, priority), number in (self._ended | open_ones).items():
-            counts[status][priority] = number
+        now = self._clock()
+        kept = {status: numbers for status, (until, numbers) in self._kept.items() if now < until}
+        counts = kept | self._count([status for status in Status if status not in kept])
+        until = self._clock() + LARGE_COUNT_SHARE * (self._clock() - now)
+        for status in counts.keys() - kept.keys():
+            if sum(counts[status].values()) > LARGE_COUNT:
+                self._kept[status] = (until, counts[status])
+        return {status: dict(numbers) for status, numbers in counts.items()}
+
+    def _count(self, statuses: Sequence[Status]) -> dict[Status, dict[Priority, int]]:
+        counts = {status: dict.fromkeys(PRIORITIES, 0) for status in statuses}
+        if statuses:
+            query = (
+                select(tasks.c.status, tasks.c.priority, func.count())
+                .where(tasks.c.status.in_(statuses))
+                .group_by(tasks.c.status, tasks.c.priority)
+            )
+            for status, priority, number in self._database.read(lambda on: on.execute(query).all()):
+                counts[status][priority] = number
         return counts
 
-    def _count(self, statuses: Iterable[Status]) -> dict[tuple[Status, Priority], int]:
-        query = (
-            select(tasks.c.status, tasks.c.priority, func.count())
-            .where(tasks.c.status.in_(list(statuses)))
-            .group_by(tasks.c.status, tasks.c.priority)
-        )
-        rows = self._database.read(lambda on: on.execute(query).all())
-        return {(status, priority): number for status, priority, number in rows}
-
     def oldest_waiting_seconds(self, statuses: Iterable[Status]) -> float | None:
-        """Age, by the database's clock, of the oldest row in these waiting statuses."""
-        query = select(func.min(tasks.c.waiting_since), database_now()).where(
-            tasks.c.status.in_(list(statuses))
-        )
+        """Age, by the database's clock, of the oldest row in these waiting statuses.
+
+        Of a queue with more than some hundred rows, the first in order of service are asked: the table may
+        have millions, and no index knows since when they wait.
+        """
+        heads = [head for status in statuses for head in _heads(status)]
+        query = select(func.min(union_all(*heads).subquery().c.waiting_since), database_now())
         oldest, now = self._database.read(lambda on: tuple(on.execute(query).one()))
         return None if oldest is None else max(0.0, (now - oldest).total_seconds())
 
@@ -122,6 +128,19 @@ class Queries:
         query = select(func.min(tasks.c.run_at)).where(tasks.c.run_at.is_not(None))
         moment: datetime | None = self._database.read(lambda on: on.execute(query).scalar_one())
         return moment
+
+
+def _heads(status: Status) -> list[Select[Any]]:
+    """When the first rows of each queue began to wait: those that were never seen in Redis, and those that
+    were. Each part is one walk along the index."""
+    parts = []
+    for priority in PRIORITIES:
+        rows = select(tasks.c.waiting_since).where(tasks.c.status == status, tasks.c.priority == priority)
+        parts.append(rows.where(tasks.c.confirmed_in == 0).order_by(tasks.c.id))
+        if status is Status.DISPATCHED:
+            seen = rows.where(tasks.c.confirmed_in > 0)
+            parts.append(seen.order_by(tasks.c.confirmed_in, tasks.c.id))
+    return [select(part.limit(HEAD_ROWS).subquery().c.waiting_since) for part in parts]
 
 
 def _task(row: AnyRow) -> Task:
