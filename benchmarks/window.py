@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from sqlalchemy import create_engine, text
 
 from app.system import System, build_system
 from app.tasks.healing import Sweeper
@@ -38,7 +37,7 @@ from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 PAYLOAD = {"text": "y" * 188}  # 200 bytes of JSON
-LOAD_ROWS = 500_000
+LOAD_ROWS = 200_000
 DEADLINE_SECONDS = 3600
 
 
@@ -128,20 +127,17 @@ def _side(name: str, folder: Path, mariadb: MariaDbServer, redis: RedisServer, *
 def _load(system: System, rows: int) -> float:
     """Waiting rows with ids of yesterday, straight into the table."""
     first = first_id_of(datetime.fromtimestamp(time.time() - 86_400, UTC))
-    engine = create_engine(system.config.DATABASE_URL, connect_args={"read_timeout": 3600})
-    statement = text(
+    statement = (
         "INSERT INTO tasks (id, name, status, priority, epoch, payload, created_at, waiting_since)"
-        " SELECT :first + seq * 16384, 'test.noop', 'DISPATCHED', 2, 1, :payload,"
+        " SELECT %s + seq * 16384, 'test.noop', 'DISPATCHED', 2, 1, %s,"
         " UTC_TIMESTAMP(6) - INTERVAL 1 DAY, UTC_TIMESTAMP(6) - INTERVAL 1 DAY"
-        " FROM seq_1_to_1000000000 WHERE seq BETWEEN :low AND :high"
+        " FROM seq_1_to_1000000000 WHERE seq BETWEEN %s AND %s"
     )
     began = time.perf_counter()
     for low in range(1, rows + 1, LOAD_ROWS):
-        with engine.begin() as on:
-            high = min(rows, low + LOAD_ROWS - 1)
-            values = {"first": first, "payload": json.dumps(PAYLOAD), "low": low, "high": high}
-            on.execute(statement, values)
-    engine.dispose()
+        high = min(rows, low + LOAD_ROWS - 1)
+        values = (first, json.dumps(PAYLOAD), low, high)
+        system.store.database.run(lambda on, values=values: on.exec_driver_sql(statement, values))  # type: ignore[misc]
     return rows / (time.perf_counter() - began)
 
 
@@ -243,21 +239,18 @@ def _processor_seconds(*roots: int) -> float:
 
 
 def _completed(system: System) -> int:
-    with system.store.database.engine.connect() as on:
-        count: int = on.execute(text("SELECT COUNT(*) FROM tasks WHERE status = 'COMPLETED'")).scalar_one()
-        on.rollback()
-    return count
+    return int(_scalar(system, "SELECT COUNT(*) FROM tasks WHERE status = 'COMPLETED'"))
 
 
 def _overtaken(system: System, newest: int) -> int:
     """Waiting rows that are older than a completed one: 0 if the order was kept."""
-    with system.store.database.engine.connect() as on:
-        last = on.execute(text("SELECT MAX(id) FROM tasks WHERE status = 'COMPLETED'")).scalar_one()
-        query = text("SELECT COUNT(*) FROM tasks WHERE status = 'DISPATCHED' AND id < :last")
-        count: int = on.execute(query, {"last": last}).scalar_one()
-        status = on.execute(text("SELECT status FROM tasks WHERE id = :id"), {"id": newest}).scalar_one()
-        on.rollback()
-    return count if status == "DISPATCHED" or count else 1
+    last = _scalar(system, "SELECT MAX(id) FROM tasks WHERE status = 'COMPLETED'")
+    count = _scalar(system, "SELECT COUNT(*) FROM tasks WHERE status = 'DISPATCHED' AND id < %s", last)
+    return int(count) + int(last >= newest)
+
+
+def _scalar(system: System, statement: str, *values: Any) -> Any:
+    return system.store.database.read(lambda on: on.exec_driver_sql(statement, values).scalar_one())
 
 
 def _start_pool(system: System, workers: int) -> subprocess.Popen[bytes]:

@@ -15,10 +15,14 @@ ROOT = Path(__file__).resolve().parents[1]
 @click.option(
     "--workers", type=click.IntRange(1, 1024), default=3, show_default=True, help="Workers per track."
 )
-def main(workers: int) -> None:
+@click.option("--queues", help="Serve only these, in this order: urgent,high")
+@click.option("--weights", help="Visit queues by weights: urgent=8,high=4,low=1")
+def main(workers: int, queues: str | None, weights: str | None) -> None:
+    given = {"--queues": queues, "--weights": weights}
+    options = [word for name, value in given.items() if value is not None for word in (name, value)]
     # the same process goes on: signals and the exit code are the pool's own
     os.chdir(ROOT)
-    os.execv(sys.executable, [sys.executable, "-m", "workers", "--workers", str(workers)])
+    os.execv(sys.executable, [sys.executable, "-m", "workers", "--workers", str(workers), *options])
 
 
 if __name__ == "__main__":

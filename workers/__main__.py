@@ -17,6 +17,7 @@ from app.tasks.errors import RedisUnavailable, TaskError
 from app.tasks.store.registry import WorkerRow
 from config import Config, ConfigError
 from workers.pool import Plan, Pool, die_with_parent
+from workers.visiting import Visits
 
 EXIT_CANNOT_RUN = 2
 
@@ -32,17 +33,25 @@ def load_config() -> Config:
 
 @click.group(invoke_without_command=True, help=__doc__)
 @click.option("--workers", type=click.IntRange(1, 1024), help="Workers per track (RQ_WORKER_COUNT).")
+@click.option("--queues", help="Serve only these, in this order: urgent,high")
+@click.option("--weights", help="Visit queues by weights, not in strict order: urgent=8,high=4,low=1")
 @click.option("--bound-to", type=int, hidden=True, help="Die with this parent process.")
 @click.pass_context
-def main(context: click.Context, workers: int | None, bound_to: int | None) -> None:
+def main(
+    context: click.Context, workers: int | None, queues: str | None, weights: str | None, bound_to: int | None
+) -> None:
     if context.invoked_subcommand is not None:
         return
     if bound_to is not None:
         die_with_parent(bound_to)
+    try:
+        visits = Visits.parse(queues, weights)
+    except ValueError as error:
+        raise click.UsageError(f"--queues, --weights: {error}") from None
     config = load_config()
     configure_logging(config.LOG_LEVEL, json=config.LOG_JSON)
     prepare(config)
-    sys.exit(Pool(config, Plan.of(config, workers=workers)).run())
+    sys.exit(Pool(config, Plan.of(config, workers=workers, visits=visits)).run())
 
 
 @main.command()

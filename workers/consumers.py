@@ -12,7 +12,7 @@ from typing import Protocol
 import structlog
 
 from app.tasks.errors import RedisUnavailable
-from app.tasks.model import PRIORITIES, Outcome, Priority, Status, Track
+from app.tasks.model import Outcome, Priority, Status, Track
 from app.tasks.routing import Routing
 from app.tasks.runner import LiveTask, boot_clock
 from app.tasks.store import Store
@@ -23,6 +23,7 @@ from app.tasks.tickets.manager import KEEP_FOREIGN_SECONDS, ROUTING_CHANGED, End
 from app.tasks.tickets.rq_format import ticket_failure
 from workers.filing import Filing
 from workers.presence import WorkerPresence
+from workers.visiting import STRICT, Visits
 
 # As RQ words the exception of a job that a stock worker ran.
 FAILED_RUN = "app.jobs.TicketFailed: "
@@ -53,7 +54,7 @@ class Consumer(Protocol):
 
 
 class RedisConsumer:
-    """Tickets from the RQ queues, in strict order of priority."""
+    """Tickets from the RQ queues, in the order of its visits."""
 
     track = Track.REDIS
 
@@ -63,12 +64,13 @@ class RedisConsumer:
         tickets: RQQueueManager,
         *,
         holder: str,
-        priorities: Sequence[Priority] = PRIORITIES,
+        visits: Visits = STRICT,
     ) -> None:
         self._store = store
         self._tickets = tickets
         self._holder = holder
-        self._priorities = list(priorities)
+        self._priorities = list(visits.priorities)
+        self._rounds = visits.rounds()
         self._rules_changed = False
         self._fetched: dict[tuple[int, int], Taken] = {}
         self._filing = Filing()
@@ -78,7 +80,7 @@ class RedisConsumer:
         self._presence = WorkerPresence(
             tickets,
             worker_id=holder,
-            priorities=priorities,
+            priorities=self._priorities,
             counts=lambda: (self._finished, self._failed),
         )
 
@@ -169,7 +171,7 @@ class RedisConsumer:
         routing = self._store.routing
         rules = routing.refresh() if self._rules_changed else routing.current()
         self._rules_changed = False
-        return [p for p in self._priorities if p in rules and rules[p].may_claim(Track.REDIS)]
+        return [p for p in self._rounds.next() if p in rules and rules[p].may_claim(Track.REDIS)]
 
     def _give_back(self, taken: Sequence[Taken]) -> None:
         try:
@@ -209,7 +211,7 @@ class DatabaseConsumer:
         grace_seconds: float,
         always: bool,
         pollers_beside: bool = False,
-        priorities: Sequence[Priority] = PRIORITIES,
+        visits: Visits = STRICT,
     ) -> None:
         """`always` polls whatever the routing says. With `pollers_beside`, the database track has workers
         of its own: this one helps them only during a fallback."""
@@ -217,16 +219,17 @@ class DatabaseConsumer:
         self._grace_seconds = grace_seconds
         self._always = always
         self._pollers_beside = pollers_beside
-        self._priorities = list(priorities)
+        self._rounds = visits.rounds()
+        self._one_by_one = visits.weights is not None
         self._next_dormant_look = 0.0
 
     def fetch(self, count: int) -> TakeQueued | None:
         if self._always or self._awake(self._store.routing.current()):
-            return TakeQueued(count, self._priorities)
+            return TakeQueued(count, self._rounds.next(), one_by_one=self._one_by_one)
         if boot_clock() < self._next_dormant_look:
             return None
         self._next_dormant_look = boot_clock() + self._grace_seconds / 2
-        return TakeQueued(count, self._priorities, self._grace_seconds)
+        return TakeQueued(count, self._rounds.next(), self._grace_seconds, self._one_by_one)
 
     def accept(self, answer: TicketClaims) -> None:
         """The row is all there is."""

@@ -23,12 +23,13 @@ import structlog
 
 from app.system import build_system
 from app.tasks.handlers import load_handlers
-from app.tasks.model import PRIORITIES, Priority, Track
+from app.tasks.model import Track
 from config import Config
 from workers.causes import Cause, CauseOfDeath
 from workers.enforcement import Limits
 from workers.slots import Slot
 from workers.sweeping import NUDGE, SweeperProcess
+from workers.visiting import STRICT, Visits
 from workers.worker import Worker
 
 PR_SET_PDEATHSIG = 1
@@ -45,15 +46,16 @@ class Plan:
     redis_workers: int
     pollers: int
     sweeper: bool = True
-    priorities: Sequence[Priority] = PRIORITIES
+    visits: Visits = STRICT
 
     @classmethod
-    def of(cls, config: Config, *, workers: int | None = None) -> Plan:
+    def of(cls, config: Config, *, workers: int | None = None, visits: Visits = STRICT) -> Plan:
         """What the settings ask for: workers of the Redis track, pollers, or both."""
         count = config.RQ_WORKER_COUNT if workers is None else workers
         return cls(
             redis_workers=count if config.RQ_ENABLED else 0,
             pollers=count if config.pollers_enabled else 0,
+            visits=visits,
         )
 
 
@@ -99,7 +101,7 @@ class Pool:
         worker = Worker(
             build_system(self._config),
             track=track,
-            priorities=self._plan.priorities,
+            visits=self._plan.visits,
             mark=mark,
             supervisor=self._pid,
         )

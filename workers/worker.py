@@ -13,7 +13,7 @@ import structlog
 
 from app.system import System
 from app.tasks.errors import DatabaseUnavailable, RedisUnavailable, StatementRefused, TaskError
-from app.tasks.model import PRIORITIES, Claim, Outcome, Priority, Track
+from app.tasks.model import Claim, Outcome, Track
 from app.tasks.runner import LiveTask, Runner, boot_clock
 from app.tasks.store.settling import Settled
 from app.tasks.store.turns import TakeQueued, TakeTickets
@@ -24,6 +24,7 @@ from workers.life import HOST, LifeFile, new_worker_id
 from workers.recording import follow_up
 from workers.slots import EXIT_RECYCLED
 from workers.time_limit import TimeLimit
+from workers.visiting import STRICT, Visits
 
 IDLE_SECONDS = (0.01, 0.5)  # a poller's pause: doubles while nothing comes
 BELL_SECONDS = 5.0
@@ -47,7 +48,7 @@ class Worker:
         system: System,
         *,
         track: Track,
-        priorities: Sequence[Priority] = PRIORITIES,
+        visits: Visits = STRICT,
         mark: str | None = None,
         supervisor: int = 0,
     ) -> None:
@@ -56,7 +57,7 @@ class Worker:
         self._supervisor = supervisor
         self._system = system
         self._track = track
-        self._priorities = list(priorities)
+        self._visits = visits
         self._stop = threading.Event()
         self._may_interrupt = False
         self._stop_deadline = 0.0
@@ -72,7 +73,7 @@ class Worker:
             grace_seconds=system.settings.ticket_grace_seconds,
             always=track is Track.DATABASE,
             pollers_beside=system.config.pollers_enabled,
-            priorities=self._priorities,
+            visits=visits,
         )
         consumers: list[Consumer] = [c for c in (self._redis, self._database) if c is not None]
         # with two sources, each goes first in turn: neither can starve the other
@@ -256,7 +257,7 @@ class Worker:
         system = self._system
         if self._track is not Track.REDIS or system.tickets is None:
             return None
-        return RedisConsumer(system.store, system.tickets, holder=self.worker_id, priorities=self._priorities)
+        return RedisConsumer(system.store, system.tickets, holder=self.worker_id, visits=self._visits)
 
     def _arrive(self) -> None:
         """The worker's own row is for people: without it the worker works all the same."""
@@ -266,7 +267,7 @@ class Worker:
                 host=HOST,
                 pid=os.getpid(),
                 track=self._track.value,
-                queues=[priority.value for priority in self._priorities],
+                queues=[priority.value for priority in self._visits.priorities],
             )
 
     def _depart(self) -> None:

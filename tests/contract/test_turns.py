@@ -9,7 +9,7 @@ import pytest
 
 from app.tasks.database import CommitUnknown, Database
 from app.tasks.errors import DatabaseUnavailable
-from app.tasks.model import Claim, Completed, Failed, Released, RetryLater, Status
+from app.tasks.model import Claim, Completed, Failed, Priority, Released, RetryLater, Status
 from app.tasks.store import Store
 from app.tasks.store.turns import TakeQueued, TakeTickets, Turned
 from tests.contract.parts import MakeStore, at_once, counted
@@ -180,3 +180,13 @@ def test_a_turn_whose_answer_is_lost_is_read_back(
     for claim in won:
         row = rows.row(claim.task_id)
         assert (claim.token, claim.attempt, claim.epoch) == (row["token"], row["attempt"], row["epoch"])
+
+
+def test_one_by_one_the_order_of_the_queues_is_the_callers(store: Store, rows: Rows) -> None:
+    low = rows.put("QUEUED", priority="low", count=3)
+    urgent = rows.put("QUEUED", priority="urgent", count=3)
+    store.routing.change(redis_percent=0)
+    take = TakeQueued(5, [Priority.LOW, Priority.URGENT], one_by_one=True)
+    won = turn(store, [], take).claims.won
+    assert [claim.task_id for claim in won] == [low, low + 1, low + 2, urgent, urgent + 1]
+    assert len({claim.token for claim in won}) == 1

@@ -22,11 +22,13 @@ class TakeTickets:
 
 @dataclass(frozen=True, slots=True)
 class TakeQueued:
-    """Claim up to `limit` QUEUED rows, those that have waited for `waiting_for_seconds`."""
+    """Claim up to `limit` QUEUED rows, those that have waited for `waiting_for_seconds`. With `one_by_one`
+    the order of `priorities` is the order of service, a statement for each; otherwise their own."""
 
     limit: int
     priorities: Sequence[Priority] = PRIORITIES
     waiting_for_seconds: float = 0
+    one_by_one: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,12 @@ class Turns:
                 return TicketClaims()
             case TakeTickets(references):
                 return self._claims.tickets_on(on, terms, references)
+            case TakeQueued(limit, priorities, waiting, one_by_one=True):
+                won: list[Claim] = []
+                for priority in priorities:
+                    if len(won) < limit:
+                        won += self._claims.queued_on(on, terms, limit - len(won), [priority], waiting)
+                return TicketClaims(won=won)
             case TakeQueued(limit, priorities, waiting):
                 return TicketClaims(won=self._claims.queued_on(on, terms, limit, priorities, waiting))
 
