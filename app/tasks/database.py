@@ -53,7 +53,8 @@ class Database:
             self.kind = self.url.get_backend_name()
             options = _engine_options(self.url, pool_size, max_overflow)
             self.engine = create_engine(self.url, **options)
-            self._auto = create_engine(self.url, **(options | {"isolation_level": "AUTOCOMMIT"}))
+            alone = {"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True}
+            self._auto = create_engine(self.url, **(options | alone))
         except (ArgumentError, NoSuchModuleError) as error:
             raise ValueError(f"DATABASE_URL is no usable database URL: {_first_line(error)}") from None
         except ModuleNotFoundError as error:

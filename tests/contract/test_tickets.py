@@ -389,3 +389,14 @@ def test_a_ticket_that_rq_filed_as_abandoned_and_that_ended_well_after_all_is_fi
     assert FailedJobRegistry(queue=queue).get_job_ids() == []
     assert FinishedJobRegistry(queue=queue).get_job_ids() == ["t7-e1"]
     assert fetched(tickets, "t7-e1").return_value() == {"task": 7, "status": "COMPLETED"}
+
+
+def test_a_server_that_forgot_the_scripts_is_taught_them_again(tickets: RQQueueManager, raw: Any) -> None:
+    tickets.push([ticket(1), ticket(2)])
+    raw.script_flush()
+    (first,) = tickets.take("w", PRIORITIES, 1)
+    raw.script_flush()
+    (second,) = tickets.turn("w", [Ended(first.job_id, first.priority, True)], PRIORITIES, 1)
+    assert (first.job_id, second.job_id) == ("t1-e1", "t2-e1")
+    assert raw.lrange(tickets.in_flight_key("w"), 0, -1) == ["t2-e1"]
+    assert raw.hget("rq:job:t1-e1", "status") == "finished"

@@ -12,7 +12,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import redis
@@ -25,6 +24,7 @@ from app.tasks.errors import RedisUnavailable
 from app.tasks.model import PRIORITIES, Priority, Status, Ticket
 from app.tasks.tickets.health import RedisHealth
 from app.tasks.tickets.rq_format import pack_call, pack_error, pack_result, parse_job_id, ticket_result
+from app.tasks.tickets.scripts import Call, Scripts
 from app.tasks.tickets.worker_registry import WorkerRegistry, execution_id, time_text
 
 CONNECT_SECONDS = 1.0
@@ -37,8 +37,6 @@ KEEP_TAKEN_SECONDS = 8 * 86_400  # longer than any task may run
 BELL_BOUND = 64
 ROUTING_CHANGED = b"routing"  # a bell's other word: read the rules anew
 WINDOW = 100_000
-
-_LUA = Path(__file__).parent / "lua"
 
 
 def connect(url: str, *, answer_seconds: float = ANSWER_SECONDS) -> redis.Redis:
@@ -135,9 +133,7 @@ class RQQueueManager:
         self.database_clock = database_clock
         self._job_prefix = f"{RQ_KEY_PREFIX}:job:"
         self._marker_key = f"twintrack:{prefix}marker"
-        self._scripts = {
-            path.stem: client.register_script(path.read_text()) for path in sorted(_LUA.glob("*.lua"))
-        }
+        self._scripts = Scripts(client)
         self.workers = WorkerRegistry(self._call, queue_prefix=prefix, in_flight_key=self.in_flight_key)
 
     # --- keys ---------------------------------------------------------------------------------------
@@ -237,13 +233,10 @@ class RQQueueManager:
         """`finish` and `take` in one round trip."""
         if not ended:
             return self.take(worker_id, priorities, count)
-        pipeline = self.client.pipeline(transaction=False)
         arguments = self._finish_arguments(worker_id, ended, KEEP_SECONDS)
-        self._scripts["finish"](keys=self._finish_keys(worker_id), args=arguments, client=pipeline)
         keys = [self.in_flight_key(worker_id), *(self.queue_key(priority) for priority in priorities)]
-        self._scripts["take"](keys=keys, args=[count], client=pipeline)
-        with self.health.watch():
-            return _taken(pipeline.execute()[1], priorities)
+        calls = [("finish", self._finish_keys(worker_id), arguments), ("take", keys, [count])]
+        return _taken(self._call_all(calls)[1], priorities)
 
     def finish(self, worker_id: str, ended: Sequence[Ended], *, keep_seconds: int = KEEP_SECONDS) -> None:
         """Take ended tickets out of flight and file them where RQ's tools look."""
@@ -362,8 +355,11 @@ class RQQueueManager:
             removed += len(ids)
 
     def _call(self, script: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+        return self._call_all([(script, keys, arguments)])[0]
+
+    def _call_all(self, calls: Sequence[Call]) -> list[Any]:
         with self.health.watch():
-            return self._scripts[script](keys=list(keys), args=list(arguments))
+            return self._scripts.run(calls)
 
 
 def _filing(ticket: Ended) -> tuple[str, bytes]:
