@@ -10,7 +10,7 @@ CHECKED := $(wildcard app workers core flows scripts benchmarks tests config.py 
 .DEFAULT_GOAL := help
 .SILENT:
 MAKEFLAGS += --no-print-directory
-.PHONY: help run test check bench bench-window lock setup-dev setup-staging setup-prod list-config start-workers clean
+.PHONY: help run test check model bench bench-window lock setup-dev setup-staging setup-prod list-config start-workers clean
 
 help: ## list these commands
 	awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ check: $(STAMP) ## lint, check formatting and types, run the unit tests; no serv
 	$(BIN)/ruff format --quiet --check .
 	$(BIN)/mypy --no-error-summary $(CHECKED)
 	$(BIN)/python -m pytest -q tests/unit
+
+model: $(STAMP) ## search every reachable state of the protocol's model, and try its mutants
+	$(BIN)/python -m tests.model
 
 bench: $(STAMP) ## measure throughput and latency on this machine
 	$(BIN)/python -m benchmarks
