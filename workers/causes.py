@@ -46,7 +46,7 @@ class CauseOfDeath:
             case Cause.MEMORY:
                 return f"used more than {self.number} MB of memory"
             case Cause.CANCEL:
-                return f"did not stop within {self.number} s and was killed"
+                return "did not stop by itself and was killed"
             case Cause.SIGNAL:
                 return f"its worker was killed by {_signal_name(self.number)}"
             case Cause.EXIT:

@@ -50,7 +50,7 @@ class Watch:
             return None
         kill_at = self.page.kill_at(running)
         if kill_at is not None and now >= kill_at:
-            return CauseOfDeath(Cause.CANCEL, round(self._limits.kill_grace_seconds))
+            return CauseOfDeath(Cause.CANCEL)
         if self._is_overdue(running, now):
             return CauseOfDeath(Cause.TIME_LIMIT, round(running.limit_seconds))
         hard = round(self._limits.memory_mb * HARD_MEMORY)

@@ -126,6 +126,8 @@ class Heartbeat:
             return  # it ended meanwhile: its row says nothing of a claim any more
         live.lost = live.claim.task_id not in wishes
         live.cancel_asked = live.cancel_asked or wishes.get(live.claim.task_id, False)
+        if live.cancel_asked:
+            batch.kill_unless_over(live, boot_clock() + self._system.config.RQ_KILL_GRACE)
 
     def _renew(self, batch: Batch, now: float) -> None:
         """Renew what the keeper has not: later than it would, unless there is none."""

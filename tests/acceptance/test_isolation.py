@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,10 @@ def bad(stack: Stack, name: str, *, payload: dict[str, Any] | None = None, **opt
 def submit(stack: Stack, requests: list[TaskRequest]) -> list[int]:
     answers = stack.system.queue.submit_many(requests)
     return [answer.task_id for answer in answers if isinstance(answer, Submitted)]
+
+
+def _has_started(stack: Stack, task_id: int) -> bool:
+    return stack.starts()[task_id] > 0
 
 
 def task(stack: Stack, task_id: int) -> Task:
@@ -98,6 +103,22 @@ def test_what_had_come_out_when_the_whole_tree_was_killed_is_recorded_and_not_ru
     assert starts.pop(culprit) == 2
     assert set(starts.values()) == {1}
     assert task(stack, culprit).failures == 1
+
+
+def test_a_running_task_that_ignores_its_cancel_is_killed_and_ends_cancelled(stack: Stack) -> None:
+    deaf, still = submit(stack, [bad(stack, "deaf"), bad(stack, "c_code")])
+    stack.start_pool(workers=2)
+    for culprit in (deaf, still):
+        wait_until(partial(_has_started, stack, culprit), deadline_seconds=20, what="the task to run")
+        stack.system.queue.cancel(culprit)
+    neighbours = submit(stack, [bad(stack, "fine")] * AFTER)
+    stack.wait_until_ended(2 + AFTER, deadline_seconds=20)
+    for culprit in (deaf, still):
+        after = task(stack, culprit)
+        assert (after.status, after.attempt) == (Status.CANCELLED, 1)
+        assert after.error == "cancelled; it did not stop by itself and was killed"
+    assert {task(stack, neighbour).status for neighbour in neighbours} == {Status.COMPLETED}
+    assert set(stack.starts().values()) == {1}
 
 
 def test_a_killed_worker_is_buried_within_the_blink_of_an_eye(stack: Stack) -> None:
