@@ -17,9 +17,13 @@ ROOT = Path(__file__).resolve().parents[1]
 )
 @click.option("--queues", help="Serve only these, in this order: urgent,high")
 @click.option("--weights", help="Visit queues by weights: urgent=8,high=4,low=1")
-def main(workers: int, queues: str | None, weights: str | None) -> None:
-    given = {"--queues": queues, "--weights": weights}
-    options = [word for name, value in given.items() if value is not None for word in (name, value)]
+@click.option("--pool", help="The pool's name, for people.")
+@click.option("--memory-mb", type=click.IntRange(0), help="Memory at which a worker is replaced.")
+def main(
+    workers: int, queues: str | None, weights: str | None, pool: str | None, memory_mb: int | None
+) -> None:
+    given = {"--queues": queues, "--weights": weights, "--pool": pool, "--memory-mb": memory_mb}
+    options = [word for name, value in given.items() if value is not None for word in (name, str(value))]
     # the same process goes on: signals and the exit code are the pool's own
     os.chdir(ROOT)
     os.execv(sys.executable, [sys.executable, "-m", "workers", "--workers", str(workers), *options])

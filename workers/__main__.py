@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import asdict
 
 import click
 from rich.console import Console
@@ -14,18 +15,21 @@ from app.embedded_redis import EmbeddedRedis, EmbeddedRedisError
 from app.logs import configure_logging
 from app.system import System, build_system
 from app.tasks.errors import RedisUnavailable, TaskError
+from app.tasks.handlers import load_handlers
 from app.tasks.store.registry import WorkerRow
 from config import Config, ConfigError
+from workers.board import PoolStatus, pools
 from workers.pool import Plan, Pool, die_with_parent
+from workers.reloading import adopted_from
 from workers.visiting import Visits
 
 EXIT_CANNOT_RUN = 2
 
 
-def load_config() -> Config:
+def load_config(**overrides: int) -> Config:
     """The settings, or an exit with one sentence per problem."""
     try:
-        return Config()
+        return Config(**overrides)
     except ConfigError as error:
         click.echo(str(error), err=True)
         sys.exit(EXIT_CANNOT_RUN)
@@ -35,10 +39,20 @@ def load_config() -> Config:
 @click.option("--workers", type=click.IntRange(1, 1024), help="Workers per track (RQ_WORKER_COUNT).")
 @click.option("--queues", help="Serve only these, in this order: urgent,high")
 @click.option("--weights", help="Visit queues by weights, not in strict order: urgent=8,high=4,low=1")
+@click.option("--pool", default="default", show_default=True, help="The pool's name, for people.")
+@click.option("--memory-mb", type=click.IntRange(0), help="Memory of a worker (RQ_WORKER_MEMORY_MB).")
 @click.option("--bound-to", type=int, hidden=True, help="Die with this parent process.")
+@click.option("--adopt", hidden=True, help="Children of the program that this process was before.")
 @click.pass_context
 def main(
-    context: click.Context, workers: int | None, queues: str | None, weights: str | None, bound_to: int | None
+    context: click.Context,
+    workers: int | None,
+    queues: str | None,
+    weights: str | None,
+    pool: str,
+    memory_mb: int | None,
+    bound_to: int | None,
+    adopt: str | None,
 ) -> None:
     if context.invoked_subcommand is not None:
         return
@@ -48,39 +62,60 @@ def main(
         visits = Visits.parse(queues, weights)
     except ValueError as error:
         raise click.UsageError(f"--queues, --weights: {error}") from None
-    config = load_config()
+    config = load_config(**({} if memory_mb is None else {"RQ_WORKER_MEMORY_MB": memory_mb}))
     configure_logging(config.LOG_LEVEL, json=config.LOG_JSON)
     prepare(config)
-    sys.exit(Pool(config, Plan.of(config, workers=workers, visits=visits)).run())
+    plan = Plan.of(config, workers=workers, visits=visits, pool=pool)
+    sys.exit(Pool(config, plan, adopted=adopted_from(adopt)).run())
+
+
+@main.command()
+def check() -> None:
+    """Try settings, handlers and database without starting anything. Exit 2 if a pool could not start."""
+    config = load_config()
+    try:
+        load_handlers(config.TASK_MODULES)
+    except ImportError as error:
+        click.echo(f"A module of TASK_MODULES cannot be imported: {error}", err=True)
+        sys.exit(EXIT_CANNOT_RUN)
+    prepare_database(config)
+    click.echo("A pool can start.")
 
 
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(as_json: bool) -> None:
-    """List the workers that are alive, on both tracks. Exit 1 if none is."""
+    """List the workers that are alive, on both tracks, and the pools of this host. Exit 1 if no worker is."""
     config = load_config()
     system = build_system(config)
+    local = list(pools(config.VAR_DIR / "pools", config.VAR_DIR / "locks"))
     try:
         rows = system.workers()
     except TaskError as error:
         click.echo(f"Cannot tell: {error}", err=True)
         sys.exit(EXIT_CANNOT_RUN)
     if as_json:
-        click.echo(json.dumps([_as_json(row) for row in rows], indent=2))
+        said = {"workers": [_as_json(row) for row in rows], "pools": [asdict(pool) for pool in local]}
+        click.echo(json.dumps(said, indent=2))
     else:
         _print_table(system, rows)
+        _print_pools(local)
     sys.exit(0 if rows else 1)
 
 
 def prepare(config: Config) -> None:
-    """Start the embedded Redis if it is ours, and bring the tables up to date, in a process of its own:
-    the pool's parent must hold no connection."""
+    """Start the embedded Redis if it is ours, and bring the tables up to date."""
     if config.embedded_redis and config.RQ_ENABLED:
         try:
             EmbeddedRedis(config).ensure()
         except EmbeddedRedisError as error:
             click.echo(str(error), err=True)
             sys.exit(EXIT_CANNOT_RUN)
+    prepare_database(config)
+
+
+def prepare_database(config: Config) -> None:
+    """Bring the tables up to date, in a process of its own: the pool's parent must hold no connection."""
     pid = os.fork()
     if pid == 0:
         code = 0
@@ -116,6 +151,21 @@ def _print_table(system: System, rows: list[WorkerRow]) -> None:
             console.print("tickets: " + ", ".join(f"{p} {n}" for p, n in lengths.items()))
         except RedisUnavailable:
             console.print("tickets: Redis is away")
+
+
+def _print_pools(local: list[PoolStatus]) -> None:
+    console = Console()
+    for pool in local:
+        table = Table(
+            "slot", "worker", "starts", "task", "note", title=f"pool {pool.pool} ({pool.pid}), {pool.state}"
+        )
+        for slot in pool.slots:
+            task = "" if slot.task_id is None else f"{slot.task_id} for {slot.task_seconds} s"
+            note = slot.leaving or slot.last_end
+            if slot.down:
+                note = f"DOWN after {slot.quick_deaths} quick deaths; {slot.last_end}"
+            table.add_row(slot.name, slot.worker_id, str(slot.starts), task, note)
+        console.print(table)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,10 @@ from app.system import build_system
 from app.tasks.handlers import load_handlers
 from app.tasks.model import Track
 from config import Config
+from workers.board import Board
 from workers.causes import Cause, CauseOfDeath
 from workers.enforcement import Limits
+from workers.reloading import HEARD, Adopted, Replacing, become_new_program, has_terminal, new_code_works
 from workers.slots import Slot
 from workers.sweeping import NUDGE, SweeperProcess
 from workers.visiting import STRICT, Visits
@@ -47,22 +49,32 @@ class Plan:
     pollers: int
     sweeper: bool = True
     visits: Visits = STRICT
+    pool: str = "default"
 
     @classmethod
-    def of(cls, config: Config, *, workers: int | None = None, visits: Visits = STRICT) -> Plan:
+    def of(
+        cls,
+        config: Config,
+        *,
+        workers: int | None = None,
+        visits: Visits = STRICT,
+        pool: str = "default",
+    ) -> Plan:
         """What the settings ask for: workers of the Redis track, pollers, or both."""
         count = config.RQ_WORKER_COUNT if workers is None else workers
         return cls(
             redis_workers=count if config.RQ_ENABLED else 0,
             pollers=count if config.pollers_enabled else 0,
             visits=visits,
+            pool=pool,
         )
 
 
 class Pool:
     """Runs until it is told to stop. Call `run` in a process that has no other threads."""
 
-    def __init__(self, config: Config, plan: Plan) -> None:
+    def __init__(self, config: Config, plan: Plan, *, adopted: Sequence[Adopted] = ()) -> None:
+        """`adopted`: children of the program that this process was before, to be replaced."""
         self._config = config
         self._plan = plan
         self._limits = Limits.of(config)
@@ -74,6 +86,10 @@ class Pool:
         if plan.sweeper:
             self._sweepers.append(Slot("sweeper", self._sweep, self._folder, self._limits, is_worker=False))
         self._slots = [*self._workers, *self._sweepers]
+        self._reload_asked = False
+        self._had_terminal = has_terminal()
+        self._board = Board(config.VAR_DIR / "pools", plan.pool)
+        self._replacing = Replacing(self._adopt(adopted), config.RQ_SHUTDOWN_TIMEOUT)
 
     def run(self) -> int:
         """Start all, keep them running, stop in order. Returns the exit code."""
@@ -84,8 +100,15 @@ class Pool:
         while not self._stopping:
             self._start_due()
             self._look_after()
+            if self._replacing.step():
+                self._signal(self._sweepers, signal.SIGTERM)
+            self._board.show(self._replacing.state, self._slots)
+            if self._reload_asked:
+                self._reload()
             self._wait(TICK_SECONDS)
+        self._board.show("stopping", self._slots)
         self._stop_all()
+        self._board.remove()
         log.info("pool.stopped", pid=self._pid)
         return 0
 
@@ -121,8 +144,10 @@ class Pool:
         signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
         signal.signal(NUDGE, signal.SIG_IGN)  # for a sweeper that is not yet listening
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._ask_to_stop)
+        signal.signal(signal.SIGHUP, self._ask_to_reload)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
 
     def _wait(self, seconds: float) -> None:
         """Until a signal comes, at most `seconds`."""
@@ -131,6 +156,32 @@ class Pool:
 
     def _ask_to_stop(self, *_: object) -> None:
         self._stopping = True
+
+    def _ask_to_reload(self, *_: object) -> None:
+        self._reload_asked = True
+
+    # --- new code ---------------------------------------------------------------------------------------
+
+    def _reload(self) -> None:
+        """SIGHUP: go on as the new program, if that can work. A terminal that was closed means the end."""
+        self._reload_asked = False
+        if self._had_terminal and not has_terminal():
+            self._stopping = True
+        elif new_code_works():
+            log.info("pool.reloads", pid=self._pid)
+            become_new_program(self._slots)
+
+    def _adopt(self, adopted: Sequence[Adopted]) -> list[Slot]:
+        """Put the old program's children into their slots, or into ones that end with them."""
+        by_name = {slot.name: slot for slot in self._slots}
+        for one in adopted:
+            slot = by_name.get(one.name)
+            if slot is None:
+                slot = Slot(one.name, lambda mark: 0, self._folder, self._limits, one_time=True)
+                self._workers.append(slot)
+                self._slots.append(slot)
+            slot.adopt(one.pid, one.worker_id, one.starts)
+        return [slot for slot in self._workers if slot.pid]
 
     # --- a turn of the loop -----------------------------------------------------------------------------
 

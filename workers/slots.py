@@ -37,6 +37,7 @@ class Slot:
     folder: Path  # of the life files
     limits: Limits
     is_worker: bool = True
+    one_time: bool = False  # not started again
     pid: int | None = None
     worker_id: str = ""
     watch: Watch | None = None
@@ -51,7 +52,7 @@ class Slot:
 
     @property
     def is_due(self) -> bool:
-        return self.pid is None and time.monotonic() >= self.start_at
+        return self.pid is None and not self.one_time and time.monotonic() >= self.start_at
 
     @property
     def is_down(self) -> bool:
@@ -59,10 +60,13 @@ class Slot:
         return self.pid is None and self.failures >= QUICK_DEATHS
 
     def began(self, pid: int, mark: str) -> None:
-        self.pid, self.worker_id = pid, worker_id_of(pid, mark)
+        self.adopt(pid, worker_id_of(pid, mark), self.starts + 1)
+
+    def adopt(self, pid: int, worker_id: str, starts: int) -> None:
+        """A child that runs already."""
+        self.pid, self.worker_id, self.starts = pid, worker_id, starts
         self.watch, self.leaving, self._killed = None, "", False
         self.started = time.monotonic()
-        self.starts += 1
 
     def open_page(self) -> Watch | None:
         """The eye on this worker, once it has made its page."""

@@ -66,12 +66,13 @@ def segfault(payload: dict[str, Any], context: TaskContext) -> None:
 
 @task("bad.memory", retry_base_seconds=0.2)
 def memory(payload: dict[str, Any], context: TaskContext) -> None:
-    """Takes more and more, and holds it."""
+    """Takes up to a gigabyte, and holds it."""
     _start(payload, context)
     hoard = []
-    while True:
+    for _ in range(256):
         hoard.append(bytearray(os.urandom(1)) * (4 * 2**20))
         time.sleep(0.01)
+    time.sleep(60)
 
 
 @task("bad.killed", retry_base_seconds=0.2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -16,6 +17,7 @@ from app.tasks.model import Status, Submitted, Task
 from app.tasks.submission import TaskRequest
 from tests.acceptance.conftest import StackMaker
 from tests.acceptance.stack import Stack, children_of
+from tests.contract.parts import handler
 from tests.waiting import wait_until
 
 MODULES = "app.handlers,tests.acceptance.misbehaving"
@@ -30,6 +32,14 @@ CULPRITS = {
     "c_code": KILLED,
     "regex": "ran longer than its limit of 1 s",
 }
+
+CHANGING = """
+from app.tasks.handlers import task
+
+@task("changing.version")
+def version(payload):
+    return {version}
+"""
 
 
 @pytest.fixture
@@ -51,6 +61,15 @@ def bad(stack: Stack, name: str, *, payload: dict[str, Any] | None = None, **opt
 def submit(stack: Stack, requests: list[TaskRequest]) -> list[int]:
     answers = stack.system.queue.submit_many(requests)
     return [answer.task_id for answer in answers if isinstance(answer, Submitted)]
+
+
+def _result(stack: Stack) -> Any:
+    """What `changing.version` gives back now: by the code of whichever worker takes it."""
+    task_id = stack.system.queue.submit(TaskRequest("changing.version", {})).task_id
+    wait_until(
+        lambda: task(stack, task_id).status is Status.COMPLETED, deadline_seconds=20, what="the version"
+    )
+    return task(stack, task_id).result
 
 
 def _has_started(stack: Stack, task_id: int) -> bool:
@@ -126,6 +145,10 @@ def test_a_killed_worker_is_buried_within_the_blink_of_an_eye(stack: Stack) -> N
     running = submit(stack, [bad(stack, "c_code", payload={"once": True})])[0]
     wait_until(lambda: stack.starts()[running], deadline_seconds=20, what="the task to run")
     worker = next(row.pid for row in stack.workers())
+    assert stack.start("-m", "workers", "status", "--json", log_name="status").wait(30) == 0
+    (pool,) = json.loads((stack.folder / "status.log").read_text())["pools"]
+    slots = {slot["name"]: slot for slot in pool["slots"]}
+    assert (slots["redis-1"]["pid"], slots["redis-1"]["task_id"]) == (worker, running)
     os.kill(worker, signal.SIGKILL)
     killed_at = time.monotonic()
     wait_until(
@@ -134,3 +157,28 @@ def test_a_killed_worker_is_buried_within_the_blink_of_an_eye(stack: Stack) -> N
     print(f"buried {1000 * (time.monotonic() - killed_at):.0f} ms after the kill")
     stack.wait_until_ended(1, deadline_seconds=10)
     assert (task(stack, running).status, task(stack, running).failures) == (Status.COMPLETED, 1)
+
+
+def test_a_hangup_replaces_every_worker_by_the_new_code_while_the_pool_goes_on(stack: Stack) -> None:
+    module = stack.folder / "changing.py"
+    module.write_text(CHANGING.format(version=1))
+    stack.settings |= {"TASK_MODULES": "changing", "PYTHONPATH": str(stack.folder)}
+    stack.system.handlers.add(handler("changing.version"))
+    pool = stack.start_pool(workers=2)
+    before = {row.pid for row in stack.workers()}
+    assert _result(stack) == 1
+
+    module.write_text("this is no Python\n")
+    pool.send_signal(signal.SIGHUP)
+    wait_until(lambda: "pool.reload_refused" in stack.log("pool"), deadline_seconds=30, what="the refusal")
+    assert {row.pid for row in stack.workers()} == before, "code that does not load replaces nobody"
+
+    module.write_text(CHANGING.format(version=2))
+    pool.send_signal(signal.SIGHUP)
+    wait_until(
+        lambda: not before & {row.pid for row in stack.workers()} and len(stack.workers()) == 2,
+        deadline_seconds=40,
+        what=f"two new workers; log:\n{stack.log('pool')}",
+    )
+    assert pool.poll() is None
+    assert _result(stack) == 2
