@@ -14,10 +14,12 @@ import structlog
 
 from app.system import System
 from app.tasks.errors import RedisUnavailable
+from app.tasks.healing import LOCK
 from app.tasks.model import Cancelled, Claim, Outcome, Released
 from app.tasks.reclaims import Reclaims
 from app.tasks.runner import Runner, boot_clock
 from app.tasks.store.settling import Settled
+from app.tasks.tickets import RQQueueManager
 from workers.causes import Cause, CauseOfDeath
 from workers.consumers import RedisConsumer
 from workers.life import held_if_dead, life_files
@@ -128,12 +130,22 @@ class Burials:
                 self._reclaims.reclaim(row, reason, started=started is None or row.id in started)
 
     def _forget(self, holder: str) -> None:
-        self._system.store.registry.leave(holder)
+        registry = self._system.store.registry
+        registry.leave(holder)
+        registry.unlock(LOCK, holder)  # of a sweeper: nobody can prove its death once its file is gone
         if self._system.tickets is not None:
             try:
+                self._give_back_popped(self._system.tickets, holder)
                 self._system.tickets.leave(holder)
             except RedisUnavailable:
                 log.info("tickets.left_to_sweeper", holder=holder)
+
+    def _give_back_popped(self, tickets: RQQueueManager, holder: str) -> None:
+        """Tickets that it had popped and not claimed: with the same epoch, so a second one does no harm."""
+        popped = self._system.store.dispatched.named(tickets.in_flight(holder))
+        if popped:
+            tickets.push(popped, front=True)
+            log.warning("tickets.given_back", worker=holder, count=len(popped))
 
 
 def _lives(pid: int) -> bool:

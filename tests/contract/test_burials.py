@@ -12,6 +12,7 @@ import pytest
 
 from app.system import System, build_system
 from app.tasks.errors import DatabaseUnavailable
+from app.tasks.healing import LOCK
 from app.tasks.model import PRIORITIES, Cancelled, Claim, Completed, Outcome, RetryLater
 from app.tasks.queue import TaskQueue
 from app.tasks.runner import boot_clock
@@ -312,3 +313,28 @@ def test_tickets_of_a_dead_worker_are_filed_and_its_released_ones_go_first(
     assert raw.lrange("rq:queue:normal", 0, -1) == [f"t{ids[2]}-e2", f"t{ids[3]}-e1"]
     assert raw.exists(tickets.in_flight_key(holder)) == 0
     assert raw.hget(f"rq:job:t{ids[0]}-e1", "status") == "finished"
+
+
+def test_tickets_that_a_dead_worker_had_popped_and_not_claimed_go_back_to_the_head_at_once(
+    sqlite_rows: Rows, tickets: RQQueueManager, redis_url: str, raw: Any, tmp_path: Path
+) -> None:
+    yard = make_yard(sqlite_rows, tmp_path, redis_url=redis_url)
+    ids = [yard.system.queue.submit(request()).task_id for _ in range(4)]
+    life = yard.worker()
+    holder = life.page.worker_id
+    tickets.take(holder, PRIORITIES, 3)
+    yard.system.queue.cancel(ids[1])  # its ticket is worth nothing any more
+    yard.dies(life)
+    assert yard.burials.bury_all() == 1
+    yard.system.close()
+    assert raw.lrange("rq:queue:normal", 0, -1) == [f"t{ids[0]}-e1", f"t{ids[2]}-e1", f"t{ids[3]}-e1"]
+    assert raw.exists(tickets.in_flight_key(holder)) == 0
+
+
+def test_the_lock_of_a_buried_sweeper_is_free_for_the_next(yard: Graveyard) -> None:
+    life = yard.worker()
+    registry = yard.system.store.registry
+    assert registry.try_lock(LOCK, life.page.worker_id, seconds=FAR)
+    yard.dies(life)
+    assert yard.burials.bury_all() == 1
+    assert registry.try_lock(LOCK, "the next", seconds=FAR)

@@ -269,6 +269,12 @@ class RQQueueManager:
         for priority, job_ids in groups.items():
             self._call("give_back", [self.in_flight_key(worker_id), self.queue_key(priority)], job_ids)
 
+    def in_flight(self, worker_id: str) -> list[tuple[int, int]]:
+        """(id, epoch) of what a worker has taken and not ended, oldest first; foreign ids are left out."""
+        with self.health.watch():
+            job_ids: Any = self.client.lrange(self.in_flight_key(worker_id), 0, -1)
+        return [pair for job_id in job_ids if (pair := parse_job_id(job_id)) is not None]
+
     def close(self) -> None:
         self.client.close()
         self._bell.close()
