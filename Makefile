@@ -10,7 +10,7 @@ CHECKED := $(wildcard app workers core flows scripts benchmarks tests config.py 
 .DEFAULT_GOAL := help
 .SILENT:
 MAKEFLAGS += --no-print-directory
-.PHONY: help run test check model bench bench-window lock setup-dev setup-staging setup-prod list-config start-workers clean
+.PHONY: help run test check model bench bench-window soak lock setup-dev setup-staging setup-prod list-config start-workers clean
 
 help: ## list these commands
 	awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,12 @@ bench: $(STAMP) ## measure throughput and latency on this machine
 
 bench-window: $(STAMP) ## measure a backlog of ROWS far beyond the ticket window (ROWS=10000000)
 	$(BIN)/python -m benchmarks.window --rows $(ROWS)
+
+soak: $(STAMP) ## kill, freeze and empty everything at every step (ROUNDS, MINUTES, ONLY=kills,redis, ...)
+	scripts/install_test_servers.sh
+	$(BIN)/python -m tests.soak $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(FAULTS),--faults $(FAULTS)) \
+		$(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) \
+		$(if $(DATABASES),--databases $(DATABASES)) $(if $(ONLY),--only $(ONLY)) $(if $(DOCS),--docs)
 
 lock: $(STAMP) ## pin every dependency anew, with hashes, in requirements.lock
 	env -u UV_INDEX -u UV_EXTRA_INDEX_URL -u UV_FIND_LINKS $(BIN)/uv pip compile pyproject.toml \

@@ -1,0 +1,73 @@
+"""`python -m tests.soak`: kill, freeze and empty everything at every step, and see that nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from tests.soak import report
+from tests.soak.chapters import CHAPTERS, Options
+from tests.soak.lanes import DATABASES
+from tests.soak.points import NAMES
+from tests.soak.progress import Progress
+
+EXIT_BROKEN = 1
+
+
+def _names(known: tuple[str, ...]) -> click.ParamType[tuple[str, ...]]:
+    class Names(click.ParamType[tuple[str, ...]]):
+        name = "name,name"
+
+        def convert(self, value: object, param: object, ctx: object) -> tuple[str, ...]:
+            names = tuple(str(value).split(",")) if isinstance(value, str) else known
+            if wrong := sorted(set(names) - set(known)):
+                self.fail(f"{', '.join(wrong)}: not one of {', '.join(known)}")
+            return names
+
+    return Names()
+
+
+@click.command(help=__doc__)
+@click.option("--rounds", default=1000, show_default=True, help="Rounds of SIGKILL in all.")
+@click.option("--faults", default=10, show_default=True, help="Rounds of each other fault on each database.")
+@click.option("--minutes", type=float, help="Begin no new round after so long.")
+@click.option(
+    "--seed", default=1, show_default=True, help="The same seed arms the same points in the same order."
+)
+@click.option("--databases", type=_names(DATABASES), default=",".join(DATABASES), show_default=True)
+@click.option("--only", type=_names(tuple(CHAPTERS)), default=",".join(CHAPTERS), show_default=True)
+@click.option("--points", type=_names(NAMES), default=",".join(NAMES), help="Crash points; default: all.")
+@click.option(
+    "--json", "json_path", type=click.Path(path_type=Path), default=Path("var/soak.json"), show_default=True
+)
+@click.option("--docs", is_flag=True, help="Write docs/soak.json and docs/soak.md from this run.")
+def main(
+    rounds: int,
+    faults: int,
+    minutes: float | None,
+    seed: int,
+    databases: tuple[str, ...],
+    only: tuple[str, ...],
+    points: tuple[str, ...],
+    json_path: Path,
+    docs: bool,
+) -> None:
+    options = Options(rounds=rounds, faults=faults, seed=seed, databases=databases, points=points)
+    progress = Progress(minutes=minutes)
+    chapters = [CHAPTERS[name](options, progress) for name in only]
+    said = {"seed": seed, "databases": ", ".join(databases)}
+    figures = report.as_json(chapters, options=said, seconds=progress.seconds)
+    report.write(figures, json_path)
+    if docs:
+        report.write(figures, report.FIGURES)
+        report.PAGE.write_text(report.page(json.loads(report.FIGURES.read_text())))
+    report.print_report(figures)
+    print(f"Figures: {json_path}")
+    sys.exit(0 if figures["ok"] else EXIT_BROKEN)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""The table at the end of a run, and the page docs/soak.md: both are written from the run's JSON alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tests.soak.points import STEPS
+from tests.soak.results import Chapter
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "soak.md"
+FIGURES = ROOT / "docs" / "soak.json"
+COLUMNS = ("rounds", "hits", "tasks", "lost", "doubled", "wrong", "late")
+
+
+def as_json(chapters: Sequence[Chapter], *, options: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """Everything that a run found. `ok` is false if any promise was broken."""
+    return {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
+        "options": dict(options),
+        "seconds": round(seconds),
+        "ok": not any(chapter.problems for chapter in chapters),
+        "chapters": [chapter.as_json() for chapter in chapters],
+    }
+
+
+def page(figures: Mapping[str, Any]) -> str:
+    """The text of docs/soak.md."""
+    return "\n".join(_page_lines(figures)) + "\n"
+
+
+def _page_lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    yield from _INTRODUCTION.strip().splitlines()
+    yield ""
+    yield "## The last full run"
+    yield ""
+    options = ", ".join(f"{name} {value}" for name, value in figures["options"].items())
+    verdict = "Every promise was kept." if figures["ok"] else "**Promises were broken: see below.**"
+    minutes = f"{figures['seconds'] / 60:.0f} minutes"
+    yield f"{figures['at']}, {figures['machine']}, {minutes}; {options}. {verdict}"
+    for chapter in figures["chapters"]:
+        yield from ("", f"### {chapter['title'][0].upper()}{chapter['title'][1:]}", "")
+        yield from _table(chapter)
+        if chapter["problems"]:
+            yield ""
+            yield from (f"- {sentence}" for sentence in chapter["problems"])
+
+
+def _table(chapter: Mapping[str, Any]) -> Iterator[str]:
+    words = sorted({what for line in chapter["lines"] for what in line["seconds"]})
+    head = ["what", *COLUMNS, *(f"{word}: p50 / max s" for word in words)]
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'---|' * len(head)}"
+    for line in chapter["lines"]:
+        cells = [_named(line["name"]), *(str(line[column]) for column in COLUMNS)]
+        cells += [_pair(line["seconds"].get(word)) for word in words]
+        yield f"| {' | '.join(cells)} |"
+    totals = [str(sum(line[column] for line in chapter["lines"])) for column in COLUMNS]
+    if len(chapter["lines"]) > 1:
+        yield f"| all | {' | '.join(totals)} |{' |' * len(words)}"
+
+
+def _named(name: str) -> str:
+    return f"`{name}`: {STEPS[name]}" if name in STEPS else name
+
+
+def _pair(figures: Mapping[str, float] | None) -> str:
+    return "" if figures is None else f"{figures['p50']:.2f} / {figures['max']:.2f} (n={figures['count']})"
+
+
+def print_report(figures: Mapping[str, Any]) -> None:
+    """The tables on a terminal."""
+    for chapter in figures["chapters"]:
+        print(f"\n{chapter['title']}")
+        words = sorted({what for line in chapter["lines"] for what in line["seconds"]})
+        print(
+            f"{'':<34}" + "".join(f"{column:>8}" for column in COLUMNS) + "".join(f"{w:>26}" for w in words)
+        )
+        for line in chapter["lines"]:
+            cells = "".join(f"{line[column]:>8}" for column in COLUMNS)
+            cells += "".join(f"{_pair(line['seconds'].get(word)):>26}" for word in words)
+            print(f"{line['name'][:33]:<34}{cells}")
+        for sentence in (*chapter["problems"], *chapter["notes"]):
+            print(f"  ! {sentence}", file=sys.stderr)
+    print(f"\n{'Every promise was kept.' if figures['ok'] else 'PROMISES WERE BROKEN.'}")
+
+
+def write(figures: Mapping[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+
+
+_INTRODUCTION = """
+# Soak: what survives which death
+
+This page is written by `make soak DOCS=1` from `docs/soak.json`; no figure here was typed by a person,
+and `tests/unit/test_soak_page.py` holds the page to the file. Figures are of one shared machine.
+
+A round gives an installation (four queues, both tracks, real worker processes, a real database and
+Redis) a mixed load: quick tasks, failing ones, retries at once and later, scheduled ones, cancels,
+handlers that must not repeat, handlers that write to the database. Then one process kills itself with
+SIGKILL at exactly one named step, alone or with its whole tree; the pool, or the harness, starts it
+again, and the round ends when every task has ended.
+
+The judge shares no table with the product. Handlers append their starts and ends to a file; what was
+accepted is noted by the submitter; a trigger writes down each recorded end. *Lost* is an accepted task
+that did not end, *doubled* one whose end was recorded twice, whose attempt started twice, which started
+again without a recorded retry or reclaim, or whose effect was committed twice; *wrong* one that ended
+otherwise than its handler says; *late* one that had not ended after a minute. *Hits* counts the rounds
+in which a process died at the step: a step that is never hit fails the run.
+"""

@@ -1,0 +1,22 @@
+"""A share of the soak in every test run: each crash point once, each database, one fault of Redis."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.soak.chapters import Options, run_kills
+from tests.soak.points import NAMES
+from tests.soak.progress import Progress
+
+
+@pytest.mark.slow
+@pytest.mark.redis
+@pytest.mark.mariadb
+@pytest.mark.postgresql
+@pytest.mark.timeout(240)
+def test_a_sigkill_at_any_named_step_loses_and_doubles_nothing() -> None:
+    progress = Progress(minutes=None, quiet=True)
+    chapter = run_kills(Options(rounds=len(NAMES)), progress)
+    print(f"{len(NAMES)} kills in {progress.seconds:.0f} s")
+    assert chapter.problems == []
+    assert {name for name, tally in chapter.tallies.items() if tally.hits} == set(NAMES)
