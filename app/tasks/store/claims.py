@@ -19,6 +19,8 @@ from app.tasks.model import PRIORITIES, Claim, Priority, Status, Track
 from app.tasks.schema import database_now, status_is, tasks
 from app.tasks.store.driver_sql import DriverSql
 
+PAGES = 32  # of candidates that a claim looks through for rows which nobody has locked
+
 _token = random.SystemRandom()
 
 _FIELDS = (
@@ -62,6 +64,7 @@ class Claims:
         self.draw_token = draw_token or (lambda: _token.getrandbits(62) + 1)
         self._sql = DriverSql(database)
         self._columns = _claimed_columns(database.kind)
+        self._queued = self._sql.status_is(Status.QUEUED)
         self._dispatched = self._sql.status_is(Status.DISPATCHED)
         self._locked = "" if database.kind == "sqlite" else " FOR UPDATE"  # SQLite has its one write lock
 
@@ -96,7 +99,10 @@ class Claims:
         allowed = self._claimable(on, Track.DATABASE, priorities)
         if not allowed:
             return []
-        rows = self._rows(on, *self._next_queued(allowed, limit, waiting_for_seconds))
+        if self._sql.kind == "mysql" and waiting_for_seconds == 0:
+            rows = self._lock_by_pages(on, allowed, limit)
+        else:
+            rows = self._rows(on, *self._next_queued(allowed, limit, waiting_for_seconds))
         return self._take(on, rows, Track.DATABASE, terms)
 
     def tickets(
@@ -197,6 +203,31 @@ class Claims:
         )
         skip = " SKIP LOCKED" if self._locked else ""
         return f"{query}{self._locked}{skip}", [*(p.rank for p in priorities), limit]
+
+    def _lock_by_pages(self, on: Connection, priorities: Sequence[Priority], limit: int) -> list[_Row]:
+        """InnoDB walks and locks the dead entries at the head of an index that it reads for locking, and each
+        claim adds some. So the index alone names candidates, unlocked, and the locks go by primary key.
+
+        A page that others have locked is passed over for the next.
+        """
+        where = (
+            f"status = 'QUEUED' AND priority IN ({self._sql.marks(len(priorities))}) AND confirmed_in = 0"
+            " ORDER BY priority, id"
+        )
+        ranks = [priority.rank for priority in priorities]
+        rows: list[_Row] = []
+        for page in range(PAGES):
+            look = f"SELECT id FROM tasks WHERE {where} LIMIT {limit} OFFSET {page * limit}"  # noqa: S608
+            ids = [row[0] for row in on.exec_driver_sql(look, tuple(ranks)).cursor.fetchall()]
+            if ids:
+                lock = (
+                    f"SELECT {self._columns} FROM tasks WHERE id IN ({self._sql.marks(len(ids))})"  # noqa: S608
+                    f" AND {self._queued} ORDER BY priority, id FOR UPDATE SKIP LOCKED"
+                )
+                rows += self._rows(on, lock, ids)
+            if len(ids) < limit or len(rows) >= limit / 2:
+                break
+        return rows[:limit]
 
     def _claimable(self, on: Connection, track: Track, priorities: Sequence[Priority]) -> list[Priority]:
         rows = on.exec_driver_sql("SELECT priority, paused, fenced_track FROM routing").cursor.fetchall()
