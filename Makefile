@@ -10,7 +10,7 @@ CHECKED := $(wildcard app workers core flows scripts benchmarks tests config.py 
 .DEFAULT_GOAL := help
 .SILENT:
 MAKEFLAGS += --no-print-directory
-.PHONY: help run test check model bench bench-window soak lock setup-dev setup-staging setup-prod list-config start-workers clean
+.PHONY: help run test check model bench bench-peers bench-window soak lock setup-dev setup-staging setup-prod list-config start-workers clean
 
 help: ## list these commands
 	awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,8 +31,16 @@ check: $(STAMP) ## lint, check formatting and types, run the unit tests; no serv
 model: $(STAMP) ## search every reachable state of the protocol's model, and try its mutants
 	$(BIN)/python -m tests.model
 
-bench: $(STAMP) ## measure throughput and latency on this machine
-	$(BIN)/python -m benchmarks
+bench: $(STAMP) ## measure this and other task systems (ROUNDS=1 QUICK=1 ONLY=drain SERIES=maria,rq)
+	$(BIN)/python -m benchmarks $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(QUICK),--quick) \
+		$(if $(ONLY),--only $(ONLY)) $(if $(SERIES),--series "$(SERIES)")
+
+bench-peers: ## install the other task systems that `make bench` compares with, in .venv-bench
+	$(PYTHON) -m venv .venv-bench
+	$(PYTHON) -c "import tomllib; \
+		print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['bench'], sep='\n')" \
+		| .venv-bench/bin/python -m pip install -qq --disable-pip-version-check -r /dev/stdin
+	echo "make bench measures the peers now, too."
 
 bench-window: $(STAMP) ## measure a backlog of ROWS far beyond the ticket window (ROWS=10000000)
 	$(BIN)/python -m benchmarks.window --rows $(ROWS)
@@ -65,7 +73,7 @@ start-workers: $(STAMP) ## start N workers (make start-workers N=3)
 	$(BIN)/python scripts/start_workers.py --workers $(N)
 
 clean: ## remove the virtual environment and caches; keeps var/ and .env
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-bench build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): requirements.lock pyproject.toml scripts/make_venv.sh

@@ -1,98 +1,155 @@
-"""`python -m benchmarks`: medians over interleaved rounds, as a table and as JSON.
+"""Measure this system beside others: medians over interleaved rounds, as tables, JSON and a picture.
 
-The databases run with full durability: every commit reaches the disk.
+The databases run with full durability: every commit reaches the disk. `make bench-peers` installs the peers
+other than RQ.
 """
 
 from __future__ import annotations
 
-import json
+import os
 import platform
-import statistics
+import sys
 import tempfile
-from collections import defaultdict
-from contextlib import ExitStack
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 
-from benchmarks import ours, rq_peer
-from tests.servers import MariaDbServer, PostgresServer, RedisServer
+from benchmarks.arena import Arena
+from benchmarks.peers import PEERS
+from benchmarks.plan import SECTIONS, Choice, Step, steps_of
+from benchmarks.plot import svg
+from benchmarks.processes import load_average
+from benchmarks.results import Results
+from benchmarks.tables import render, tables
 
-Figures = dict[str, dict[str, list[float]]]
+ROOT = Path(__file__).resolve().parents[1]
+PEERS_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
+QUICK_SHARE = 0.2
+IDLE_LOAD = 0.5
 
-DURABILITY = {
-    "SQLite": "row, WAL",
-    "MariaDB": "row, fsync at each commit",
-    "PostgreSQL": "row, fsync at each commit",
-    "RQ Worker": "none",
-    "RQ SimpleWorker": "none",
-}
+console = Console(width=max(120, Console().width), highlight=False)
 
 
 @click.command(help=__doc__)
-@click.option("--rounds", default=3, show_default=True, help="Rounds; the median counts.")
-@click.option("--tasks", default=20_000, show_default=True, help="Tasks per drain of ours.")
-@click.option("--peer-tasks", default=2_000, show_default=True, help="Jobs per drain of a peer.")
-@click.option("--workers", default=2, show_default=True, help="Worker processes on both sides.")
+@click.option("--rounds", type=click.IntRange(1), help="Rounds; the median counts.  [default: 3; 1 if quick]")
+@click.option("--quick", is_flag=True, help="A fifth of the tasks: says whether it works, not how fast.")
+@click.option("--only", help=f"Sections, with commas between: {', '.join(SECTIONS)}.")
+@click.option("--series", help="Systems, with commas between, by the beginning of their names.")
+@click.option("--workers", default=2, show_default=True, help="Worker processes of each system.")
+@click.option("--share", type=float, help="Of the usual number of tasks per measurement.")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("var/bench.json"), show_default=True)
-def main(rounds: int, tasks: int, peer_tasks: int, workers: int, output: Path) -> None:
-    figures: Figures = defaultdict(lambda: defaultdict(list))
-    with ExitStack() as stack, tempfile.TemporaryDirectory() as folder, Progress(transient=True) as progress:
-        redis = stack.enter_context(RedisServer())
-        mariadb = stack.enter_context(MariaDbServer(durable=True))
-        postgres = stack.enter_context(PostgresServer(durable=True))
-        bar = progress.add_task("measuring", total=rounds * (3 + len(rq_peer.WORKER_CLASSES)))
-        for number in range(rounds):
-            place = Path(folder) / str(number)
-            urls = {
-                "SQLite": f"sqlite:///{place}-sqlite.db",
-                "MariaDB": mariadb.create_database(),
-                "PostgreSQL": postgres.create_database(),
-            }
-            for name, url in urls.items():
-                redis.client().flushall()
-                _measure(figures[name], place / name, url, redis.url, tasks, workers)
-                progress.advance(bar)
-            for name, worker_class in rq_peer.WORKER_CLASSES.items():
-                redis.client().flushall()
-                figures[name]["submit"].append(rq_peer.submit_one_by_one(redis.url, 1000))
-                rate = rq_peer.drain(redis.url, peer_tasks, workers=workers, worker_class=worker_class)
-                figures[name]["drain"].append(rate)
-                progress.advance(bar)
-    medians = {
-        name: {key: statistics.median(rates) for key, rates in of.items()} for name, of in figures.items()
-    }
-    _show(medians, workers)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    about = {"at": datetime.now(UTC).isoformat(), "machine": platform.platform(), "workers": workers}
-    output.write_text(json.dumps({"about": about, "rounds": figures, "medians": medians}, indent=2))
-    click.echo(f"All rounds: {output}")
-
-
-def _measure(
-    figures: dict[str, list[float]], folder: Path, database_url: str, redis_url: str, tasks: int, workers: int
+@click.option(
+    "--render",
+    "document",
+    type=click.Path(path_type=Path, exists=True),
+    help="Measure nothing: write the saved figures into this document and its picture.",
+)
+def main(
+    rounds: int | None,
+    quick: bool,
+    only: str | None,
+    series: str | None,
+    workers: int,
+    share: float | None,
+    output: Path,
+    document: Path | None,
 ) -> None:
-    with ours.installation(folder, database_url, redis_url, redis_track=True) as system:
-        figures["drain"].append(ours.drain(system, tasks, workers=workers))
-        figures["submit"].append(ours.submit_one_by_one(system, 1000))
-        figures["bulk"].append(ours.submit_in_bulk(system, 10_000))
-
-
-def _show(medians: dict[str, dict[str, float]], workers: int) -> None:
-    table = Table(
-        *("", "keeps a record", "drain/s", "x Worker", "x SimpleWorker", "submit/s", "bulk/s"),
-        title=f"no-op tasks, 200-byte payload, {workers} worker processes",
+    if document is not None:
+        write_document(document, Results.load(output))
+        return
+    choice = Choice(
+        sections=_words(only, SECTIONS) or SECTIONS,
+        series=_words(series),
+        share=share or (QUICK_SHARE if quick else 1.0),
+        workers=workers,
+        peers_python=PEERS_PYTHON if PEERS_PYTHON.exists() else None,
     )
-    for name, of in medians.items():
-        ratios = [f"{of['drain'] / medians[peer]['drain']:.1f}" for peer in rq_peer.WORKER_CLASSES]
-        bulk = f"{of['bulk']:,.0f}" if "bulk" in of else ""
-        row = [name, DURABILITY[name], f"{of['drain']:,.0f}", *ratios, f"{of['submit']:,.0f}", bulk]
-        table.add_row(*row)
-    Console().print(table)
+    _announce(choice)
+    results = Results(about=_about(choice, rounds or (1 if quick else 3)))
+    _measure(choice, results)
+    for table in tables(results):
+        console.print(table.for_terminal())
+    results.save(output)
+    console.print(f"All rounds: {output}")
+    if any("drain" in name for figures in results.figures.values() for name in figures):
+        output.with_suffix(".svg").write_text(svg(results))
+        console.print(f"Picture: {output.with_suffix('.svg')}")
+    for failure in results.failures:
+        console.print(f"NOT MEASURED: {failure}", markup=False)
+    sys.exit(1 if results.failures else 0)
+
+
+def _words(text: str | None, allowed: tuple[str, ...] = ()) -> list[str]:
+    words = [word.strip() for word in (text or "").split(",") if word.strip()]
+    for word in words:
+        if allowed and word not in allowed:
+            raise click.UsageError(f"--only knows no {word!r}; it knows {', '.join(allowed)}")
+    return words
+
+
+def _announce(choice: Choice) -> None:
+    missing = [name for name, listed in PEERS.items() if not listed.stock and choice.wants(name)]
+    if choice.peers_python is None and missing:
+        console.print(f"Without {', '.join(missing)}: `make bench-peers` installs them.")
+    load = load_average()
+    console.print(f"Load average {load:.2f} on {os.cpu_count()} cores.")
+    if load > IDLE_LOAD:
+        console.print("[bold]The machine is not idle: compare within this run only.[/bold]")
+
+
+def _about(choice: Choice, rounds: int) -> dict[str, object]:
+    return {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": platform.platform(),
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "load_at_start": round(load_average(), 2),
+        "rounds": rounds,
+        "workers": choice.workers,
+        "share": choice.share,
+    }
+
+
+def _measure(choice: Choice, results: Results) -> None:
+    """All rounds. A measurement that fails is noted, and the others go on."""
+    rounds = int(results.about["rounds"])
+    first = steps_of(choice)
+    steps = first + [step for step in first if not step.once] * (rounds - 1)
+    took: dict[Step, float] = {}
+    with tempfile.TemporaryDirectory(prefix="twintrack-bench-") as folder, Arena(Path(folder)) as arena:
+        for number, step in enumerate(steps):
+            left = sum(took.get(other, other.seconds) for other in steps[number:])
+            console.print(f"[{number + 1}/{len(steps)}] {step.title}, {left / 60:.0f} min left", markup=False)
+            began = time.monotonic()
+            try:
+                results.add(step.series, list(step.measure(arena)))
+            except Exception as error:  # noqa: BLE001 - one peer that breaks must not cost an hour's figures
+                results.failures.append(f"{step.title}: {type(error).__name__}: {error}")
+            took[step] = time.monotonic() - began
+
+
+def write_document(document: Path, results: Results) -> None:
+    """Fill the document's tables, and write the figures and the picture that belong to it."""
+    document.write_text(render(document.read_text(), blocks(results)))
+    results.save(document.with_suffix(".json"))
+    picture = document.parent / "images" / "bench.svg"
+    picture.write_text(svg(results))
+    console.print(f"Written: {document}, {document.with_suffix('.json')}, {picture}")
+
+
+def blocks(results: Results) -> dict[str, str]:
+    """What goes between the markers of a document."""
+    about = results.about
+    words = (
+        f"Measured at {about['at']} on {about['cores']} cores, Python {about['python']}, {about['machine']};"
+        f" load average at the start {about['load_at_start']}; median of {about['rounds']} rounds."
+    )
+    if results.failures:
+        words += " Not measured: " + "; ".join(failure.split(":")[0] for failure in results.failures) + "."
+    return {"about": words} | {table.name: table.as_markdown() for table in tables(results)}
 
 
 if __name__ == "__main__":

@@ -1,85 +1,219 @@
-"""Twintrack under measurement: submit one by one, submit in bulk, drain with two worker processes."""
+"""Twintrack under measurement: submit, drain and idle latency, with what they cost.
+
+The clock of a drain runs from the moment the queues open, before workers that have started and wait, until
+every row says COMPLETED. While it runs, nothing is asked of the measured: the tasks' stamps say when the last
+one has begun, and only then are rows looked at.
+"""
 
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from app.system import System, build_system
 from app.tasks.model import Status
+from app.tasks.store.queries import Filter
 from app.tasks.submission import TaskRequest
+from benchmarks.arena import Arena, Site
+from benchmarks.counters import redis_calls
+from benchmarks.peers import PAYLOAD
+from benchmarks.processes import cpu_seconds, memory, tree_of
+from benchmarks.results import percentile
+from benchmarks.stamps import Stamps
+from benchmarks.tasks import NAME
 from config import Config
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
-PAYLOAD = {"text": "y" * 188}  # 200 bytes of JSON
+BULK = 10_000
 DRAIN_DEADLINE_SECONDS = 300
+WORKERS_DEADLINE_SECONDS = 30
+SETTLE_SECONDS = 1.0
+OPEN = (Status.PROCESSING, Status.QUEUED, Status.DISPATCHED)
+IDLE_SECONDS = (0.1, 0.6)  # around the pauses of a poller, so that no step of it is favoured
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """A system over fresh servers' places, and the settings that its workers are started with."""
+
+    arena: Arena
+    site: Site
+    system: System
+    variables: dict[str, str]
+
+    @property
+    def stamps(self) -> Stamps:
+        return Stamps(self.site.folder)
 
 
 @contextmanager
-def installation(folder: Path, database_url: str, redis_url: str, *, redis_track: bool) -> Iterator[System]:
-    """A fresh system over these servers."""
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = {"DATABASE_URL": database_url, "RQ_REDIS_URL": redis_url, "VAR_DIR": str(folder)}
-    config = Config.for_tests(**settings, RQ_ENABLED=redis_track, LOG_LEVEL="error")
+def installation(
+    arena: Arena, kind: str, *, redis_track: bool, batch_size: int = 100
+) -> Iterator[Installation]:
+    """Twintrack, freshly installed; the tables are there, no worker runs."""
+    site = arena.site(kind)
+    settings: dict[str, Any] = {
+        "DATABASE_URL": site.database_url,
+        "RQ_REDIS_URL": site.redis_url,
+        "VAR_DIR": str(site.folder),
+        "RQ_ENABLED": redis_track,
+        "RQ_BATCH_SIZE": batch_size,
+        "LOG_LEVEL": "error",
+    }
+    config = Config.for_tests(**settings, TASK_MODULES=("benchmarks.tasks",))
     system = build_system(config)
     system.prepare()
-    yield system
-    system.close()
-
-
-def submit_one_by_one(system: System, count: int) -> float:
-    """Submissions a second, one after the other, from one thread."""
-    began = time.perf_counter()
-    for _ in range(count):
-        system.queue.submit(TaskRequest("test.noop", PAYLOAD))
-    return count / (time.perf_counter() - began)
-
-
-def submit_in_bulk(system: System, count: int) -> float:
-    """Submissions a second by `submit_many`, 10,000 at a time."""
-    began = time.perf_counter()
-    for start in range(0, count, 10_000):
-        requests = [TaskRequest("test.noop", PAYLOAD) for _ in range(min(10_000, count - start))]
-        system.queue.submit_many(requests)
-    return count / (time.perf_counter() - began)
-
-
-def drain(system: System, count: int, *, workers: int) -> float:
-    """Tasks a second from the moment the queues open until all are COMPLETED in their rows.
-
-    The worker processes have started and wait before the clock starts.
-    """
-    system.queue.pause()
-    submit_in_bulk(system, count)
-    pool = _start_pool(system, workers)
+    variables = {name: str(value) for name, value in settings.items()} | {"TASK_MODULES": "benchmarks.tasks"}
     try:
+        yield Installation(arena, site, system, variables)
+    finally:
+        system.close()
+
+
+@contextmanager
+def pool(on: Installation, workers: int) -> Iterator[int]:
+    """Worker processes that have announced themselves and found nothing to do; gives the parent's id."""
+    command = [sys.executable, "-m", "workers", "--workers", str(workers), "--bound-to", str(os.getpid())]
+    environment = {"PATH": os.defpath, "PYTHONPATH": str(ROOT)} | on.variables
+    process = subprocess.Popen(command, cwd=on.site.folder, env=environment)
+    try:
+        registry = on.system.store.registry
         wait_until(
-            lambda: len(system.store.registry.workers()) >= workers,
-            deadline_seconds=30,
+            lambda: len(registry.workers()) >= workers,
+            deadline_seconds=WORKERS_DEADLINE_SECONDS,
             what=f"{workers} workers to announce themselves",
         )
-        began = time.perf_counter()
-        system.queue.resume()
-        wait_until(
-            lambda: sum(system.store.queries.counts()[Status.COMPLETED].values()) >= count,
-            deadline_seconds=DRAIN_DEADLINE_SECONDS,
-            what=f"{count} tasks to be completed",
-        )
-        return count / (time.perf_counter() - began)
+        time.sleep(SETTLE_SECONDS)
+        yield process.pid
     finally:
-        pool.terminate()
-        pool.wait(60)
+        process.terminate()
+        process.wait(60)
 
 
-def _start_pool(system: System, workers: int) -> subprocess.Popen[bytes]:
-    config = system.config
-    names = ("DATABASE_URL", "RQ_REDIS_URL", "VAR_DIR", "RQ_ENABLED", "LOG_LEVEL")
-    environment = {"PATH": os.defpath} | {name: str(getattr(config, name)) for name in names}
-    command = [sys.executable, "-m", "workers", "--workers", str(workers), "--bound-to", str(os.getpid())]
-    return subprocess.Popen(command, cwd=ROOT, env=environment)
+# --- submit ---------------------------------------------------------------------------------------------
+
+
+def submit_one_by_one(on: Installation, count: int, *, threads: int = 1) -> float:
+    """Submissions a second by `submit`, each thread one after the other."""
+    share = count // threads
+
+    def send() -> None:
+        for _ in range(share):
+            on.system.queue.submit(TaskRequest(NAME, PAYLOAD))
+
+    with ThreadPoolExecutor(threads) as executor:
+        began = time.perf_counter()
+        for done in [executor.submit(send) for _ in range(threads)]:
+            done.result()
+        return share * threads / (time.perf_counter() - began)
+
+
+def submit_in_bulk(on: Installation, count: int) -> float:
+    """Submissions a second by `submit_many`, 10,000 at a time."""
+    began = time.perf_counter()
+    for start in range(0, count, BULK):
+        requests = [TaskRequest(NAME, PAYLOAD) for _ in range(min(BULK, count - start))]
+        on.system.queue.submit_many(requests)
+    return count / (time.perf_counter() - began)
+
+
+# --- drain ----------------------------------------------------------------------------------------------
+
+
+def drain(on: Installation, count: int, *, workers: int) -> dict[str, float]:
+    """Tasks a second, and what a task costs: seconds of CPU per 1,000, calls and statements, megabytes of
+    the whole pool. `first` is the time in seconds from the opening to the first task's first line."""
+    on.system.queue.pause()
+    submit_in_bulk(on, count)
+    with pool(on, workers) as parent:
+        before = _Costs.now(on, parent)
+        opened = time.monotonic_ns()
+        on.system.queue.resume()
+        on.stamps.wait_for(count, deadline_seconds=DRAIN_DEADLINE_SECONDS)
+        wait_until(
+            lambda: not any(on.system.store.queries.page(Filter(status=status), limit=1) for status in OPEN),
+            deadline_seconds=WORKERS_DEADLINE_SECONDS,
+            what="the last tasks to be recorded",
+        )
+        seconds = (time.monotonic_ns() - opened) / 1e9
+        after = _Costs.now(on, parent)
+        _verify(on, count)
+        first = (min(moment for moment, _ in on.stamps.since(0)) - opened) / 1e9
+        used = memory(tree_of(parent))
+    return {
+        "drain": count / seconds,
+        "first": first,
+        "pool_pss": used.pss,
+        "pool_uss": used.uss,
+    } | after.per_task_since(before, count)
+
+
+def _verify(on: Installation, count: int) -> None:
+    done = sum(on.system.store.queries.counts()[Status.COMPLETED].values())
+    if done != count:
+        raise AssertionError(f"{done} of {count} tasks are COMPLETED")
+
+
+@dataclass(frozen=True, slots=True)
+class _Costs:
+    """Counters that only rise."""
+
+    workers_cpu: float
+    server_cpu: float
+    redis_cpu: float
+    redis_commands: int
+    redis_scripts: int
+    statements: float | None
+
+    @classmethod
+    def now(cls, on: Installation, parent: int) -> _Costs:
+        calls = redis_calls(on.site.redis_url)
+        return cls(
+            workers_cpu=cpu_seconds(tree_of(parent)),
+            server_cpu=on.arena.server_cpu(on.site.kind),
+            redis_cpu=on.arena.redis_cpu(),
+            redis_commands=calls.commands,
+            redis_scripts=calls.scripts,
+            statements=on.arena.statements(on.site),
+        )
+
+    def per_task_since(self, before: _Costs, count: int) -> dict[str, float]:
+        """CPU in seconds per 1,000 tasks, the others per task."""
+        costs = {
+            "cpu": (self.workers_cpu - before.workers_cpu) * 1000 / count,
+            "server_cpu": (self.server_cpu - before.server_cpu) * 1000 / count,
+            "redis_cpu": (self.redis_cpu - before.redis_cpu) * 1000 / count,
+            "redis_commands": (self.redis_commands - before.redis_commands) / count,
+            "redis_scripts": (self.redis_scripts - before.redis_scripts) / count,
+        }
+        if self.statements is not None and before.statements is not None:
+            costs["statements"] = (self.statements - before.statements) / count
+        return costs
+
+
+# --- latency --------------------------------------------------------------------------------------------
+
+
+def latency(on: Installation, count: int, *, workers: int) -> dict[str, float]:
+    """Milliseconds from the call of `submit` to the task's first line, on workers that have been idle for a
+    random while."""
+    found = []
+    with pool(on, workers):
+        for number in range(count + 1):
+            time.sleep(random.uniform(*IDLE_SECONDS))
+            began = time.monotonic_ns()
+            on.system.queue.submit(TaskRequest(NAME, PAYLOAD))
+            on.stamps.wait_for(number + 1, deadline_seconds=30)
+            found.append((on.stamps.since(number)[0][0] - began) / 1e6)
+    found = found[1:]  # the first one pays for connections
+    return {"p50": percentile(found, 50), "p99": percentile(found, 99)}

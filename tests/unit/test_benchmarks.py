@@ -1,0 +1,147 @@
+"""The benchmark's own arithmetic and its pictures; its measuring needs servers and a quiet machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from benchmarks import stamps
+from benchmarks.counters import parse_commandstats
+from benchmarks.peers import PEERS
+from benchmarks.plan import SECTIONS, Choice, steps_of
+from benchmarks.plot import bars, svg
+from benchmarks.processes import cpu_seconds, memory, tree_of
+from benchmarks.results import OURS, TARGETS, Results, Target, percentile
+from benchmarks.stamps import Stamps
+from benchmarks.tables import render, tables
+
+
+@pytest.fixture
+def results() -> Results:
+    found = Results(about={"workers": 2, "rounds": 3})
+    for rate in (9000.0, 12_000.0, 10_000.0):
+        found.add("MariaDB", [("drain_redis", rate), ("drain_database", rate * 2), ("drain_one", 900.0)])
+    found.add("RQ Worker", [("drain", 200.0)])
+    found.add("RQ SimpleWorker", [("drain", 1000.0)])
+    return found
+
+
+def test_the_median_of_the_rounds_counts(results: Results) -> None:
+    assert results.median("MariaDB", "drain_redis") == 10_000
+    assert results.median("MariaDB", "submit_redis") is None
+
+
+@pytest.mark.parametrize(
+    ("least", "stretch", "word"),
+    [(10, False, "met"), (11, False, "NOT MET"), (11, True, "not met (stretch)"), (None, False, "")],
+)
+def test_a_target_is_met_or_not_in_plain_words(
+    results: Results, least: float | None, stretch: bool, word: str
+) -> None:
+    target = Target("", ("MariaDB", "drain_redis"), ("RQ SimpleWorker", "drain"), least, stretch)
+    (verdict,) = results.verdicts([target])
+    assert verdict.ratio == 10
+    assert verdict.word == word
+
+
+def test_a_target_without_its_peer_is_not_measured(results: Results) -> None:
+    target = Target("", ("MariaDB", "drain_redis"), ("pgqueuer", "drain"), 1)
+    (verdict,) = results.verdicts([target])
+    assert (verdict.ratio, verdict.word) == (None, "not measured")
+
+
+def test_every_target_names_systems_that_are_measured() -> None:
+    known = {*OURS, *PEERS}
+    assert {name for target in TARGETS for name, _ in (target.over, target.under)} <= known
+
+
+def test_saved_results_come_back_as_they_were(results: Results, tmp_path: Path) -> None:
+    results.save(tmp_path / "bench.json")
+    assert Results.load(tmp_path / "bench.json") == results
+    (tmp_path / "other.json").write_text("[]")
+    with pytest.raises(ValueError, match="was not written by this benchmark"):
+        Results.load(tmp_path / "other.json")
+
+
+def test_the_tables_say_rates_ratios_and_verdicts(results: Results) -> None:
+    drain, targets = tables(results)
+    assert drain.rows[0] == ["MariaDB", "row, fsync", "10,000", "20,000", "900", "50.0", "10.0"]
+    assert ["MariaDB ÷ RQ Worker", "50.0", "≥ 60", "NOT MET"] in targets.rows
+    assert all(len(row) == len(drain.header) for row in drain.rows)
+    assert "| RQ Worker | nothing | 200 |" in drain.as_markdown()
+
+
+def test_only_what_stands_between_the_markers_of_a_document_is_replaced() -> None:
+    document = "before\n<!-- bench:drain -->\nold\n<!-- /bench -->\nafter"
+    once = render(document, {"drain": "new"})
+    assert once == "before\n<!-- bench:drain -->\n\nnew\n\n<!-- /bench -->\nafter"
+    assert render(once, {"drain": "new"}) == once
+    with pytest.raises(ValueError, match="bench:drain"):
+        render(document, {})
+
+
+def test_the_picture_shows_each_system_with_its_rate_the_fastest_first(results: Results) -> None:
+    assert [bar.name for bar in bars(results)] == ["Twintrack, MariaDB", "RQ SimpleWorker", "RQ Worker"]
+    tree = ElementTree.fromstring(svg(results))
+    words = " ".join("".join(text.itertext()) for text in tree.iter("{http://www.w3.org/2000/svg}text"))
+    assert "10,000" in words
+    assert "RQ Worker" in words
+    width = float(tree.attrib["width"])
+    for bar in tree.iter("{http://www.w3.org/2000/svg}rect"):
+        assert float(bar.attrib.get("x", 0)) + float(bar.attrib["width"]) <= width
+    with pytest.raises(ValueError, match="nothing to draw"):
+        svg(Results())
+
+
+def test_percentiles_are_values_that_were_seen() -> None:
+    assert percentile([3, 1, 2], 50) == 2
+    assert percentile([1, 2, 3], 99) == 3
+    with pytest.raises(ValueError, match="no values"):
+        percentile([], 50)
+
+
+def test_redis_counts_the_commands_inside_of_scripts_too() -> None:
+    text = "# Commandstats\r\ncmdstat_evalsha:calls=2,usec=9\r\ncmdstat_hset:calls=7,usec=1\r\n"
+    calls = parse_commandstats(text + "cmdstat_info:calls=4,usec=1\r\ncmdstat_script|load:calls=1,usec=1\r\n")
+    assert (calls.commands, calls.scripts) == (10, 2)
+
+
+def test_a_stamp_tells_when_and_where_a_task_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    stamps._file.cache_clear()
+    seen = Stamps(tmp_path)
+    assert seen.count() == 0
+    stamps.stamp()
+    stamps.stamp()
+    os.close(stamps._file())
+    stamps._file.cache_clear()
+    assert seen.count() == 2
+    (first, _), (second, process) = seen.since(0)
+    assert first <= second
+    assert process == os.getpid()
+    assert seen.since(1) == [(second, process)]
+    with pytest.raises(TimeoutError, match="2 of 3 tasks"):
+        seen.wait_for(3, deadline_seconds=0)
+
+
+def test_a_process_has_used_some_time_and_memory() -> None:
+    pids = tree_of(os.getpid())
+    assert os.getpid() in pids
+    assert cpu_seconds(pids) > 0
+    used = memory(pids)
+    assert used.pss >= used.uss > 0
+
+
+def test_every_section_measures_and_all_systems_take_turns() -> None:
+    for section in SECTIONS:
+        assert steps_of(Choice(sections=[section])), section
+    steps = steps_of(Choice(sections=["drain"], peers_python=Path("python")))
+    assert list(dict.fromkeys(step.series for step in steps)) == [*OURS, *PEERS]
+
+
+def test_without_an_environment_of_their_own_the_optional_peers_are_left_out() -> None:
+    names = {step.series for step in steps_of(Choice(sections=["drain"], series=["rq", "huey"]))}
+    assert names == {"RQ Worker", "RQ SimpleWorker"}
