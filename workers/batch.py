@@ -75,6 +75,11 @@ class Batch:
         """True if somebody waits for this batch: finished results, or claims that others could run."""
         return bool(self._outcomes) or self._next < self._limit
 
+    def unstarted(self) -> list[Claim]:
+        """The claims that may still start."""
+        with self._lock:
+            return [live.claim for live in self.lives[self._next : self._limit]]
+
     def claims(self) -> list[Claim]:
         """The claims that this process still holds."""
         with self._lock:

@@ -136,8 +136,10 @@ class Heartbeat:
         patience = lease / 2 if self._page.supervisor else lease * 2 / 3
         if batch.lease_ends - now > patience:
             return
-        self._system.store.claims.renew(batch.claims(), lease_seconds=lease)
-        batch.lease_ends = max(batch.lease_ends, now + lease)
+        unstarted = batch.unstarted()
+        kept = self._system.store.claims.renew(batch.claims(), lease_seconds=lease)
+        if all((claim.task_id, claim.token) in kept for claim in unstarted):  # else a lost one would start
+            batch.lease_ends = max(batch.lease_ends, now + lease)
 
     def _settle_cut(self) -> None:
         """Settle what a cut took out of the batch; it stays in hand until the database has it."""

@@ -90,9 +90,11 @@ class Keeper:
         if not due:
             return
         names = [_Name(task_id, held.token) for _, held in due for task_id in _still_held(held)]
-        self._system.store.claims.renew(names, lease_seconds=lease)
+        kept = self._system.store.claims.renew(names, lease_seconds=lease)
         for page, held in due:
-            page.renewed(held.token, now + lease)
+            # the deadline is what a start obeys: one that was lost must not start by it
+            if all((task_id, held.token) in kept for task_id in held.task_ids[held.started : held.limit]):
+                page.renewed(held.token, now + lease)
         self._renewed = {held.token: now for _, held in due} | {
             token: at for token, at in self._renewed.items() if now - at < lease
         }

@@ -238,7 +238,7 @@ class Sweeper:
         self._expired_since = seen
         for row in rows:
             if now - seen[(row.id, row.token)] >= interval:
-                healed.reclaimed += self._reclaims.reclaim(row, "the lease expired")
+                healed.reclaimed += self._reclaims.reclaim(row, "the lease expired", only_expired=True)
 
     # --- tickets ------------------------------------------------------------------------------------
 

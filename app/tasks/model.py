@@ -103,7 +103,13 @@ TRANSITIONS: tuple[Edge, ...] = (
     Edge("settle", (Status.PROCESSING,), ENDED, "token", False),
     Edge("retry later", (Status.PROCESSING,), WAITING, "token", True),
     Edge("release", (Status.PROCESSING,), _ROUTED, "token", True),
-    Edge("reclaim", (Status.PROCESSING,), _ROUTED, "the token that was read with the expired lease", True),
+    Edge(
+        "reclaim",
+        (Status.PROCESSING,),
+        _ROUTED,
+        "the token that was read with the evidence; an expired lease must still be over",
+        True,
+    ),
     Edge(
         "give up",
         (Status.PROCESSING,),

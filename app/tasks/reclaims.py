@@ -15,8 +15,9 @@ class Reclaims:
     def __init__(self, queue: TaskQueue) -> None:
         self._queue = queue
 
-    def reclaim(self, row: AnyRow, reason: str, *, started: bool = True) -> bool:
-        """Take back the claim that `row` shows, as `Moves.expired` and `held_by` give it; guarded by token.
+    def reclaim(self, row: AnyRow, reason: str, *, started: bool = True, only_expired: bool = False) -> bool:
+        """Take back the claim that `row` shows, as `Moves.expired` and `held_by` give it; guarded by token,
+        and with `only_expired` by its lease as well.
 
         Counts one failure, or none if the task had not `started`. False: somebody else was first.
         """
@@ -28,6 +29,7 @@ class Reclaims:
             max_retries=self._queue.settings.retry_limit(handler, row.max_retries),
             reason=reason,
             started=started,
+            only_expired=only_expired,
         )
         if moved is None:
             return False

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from app.tasks.model import Claim, Priority, Track
+from app.tasks.model import Claim, Completed, Priority, Track
 from app.tasks.store import Store
 from tests.contract.parts import InBackground, MakeStore, at_once
 from tests.contract.rows import Rows
@@ -277,6 +277,20 @@ def test_a_renewal_names_tasks_and_leaves_others_of_the_same_batch_alone(store: 
     store.claims.renew([kept], lease_seconds=600)
     assert rows.seconds_from_now(rows.row(kept.task_id)["lease_until"]) > 500
     assert rows.seconds_from_now(rows.row(dropped.task_id)["lease_until"]) < 10
+
+
+def test_a_renewal_tells_which_claims_were_still_there(store: Store, rows: Rows) -> None:
+    rows.put("QUEUED", count=3)
+    claims = store.claims.queued(holder="w", limit=3, lease_seconds=5)
+    pairs = {(claim.task_id, claim.token) for claim in claims}
+    assert store.claims.renew(claims, lease_seconds=600) == pairs
+    lost, ended, kept = claims
+    rows.change(lost.task_id, token=lost.token + 1)
+    store.settlements.settle([Completed(ended, "1")])
+    again = [*claims, lost._replace(token=lost.token + 1)]
+    held = {(kept.task_id, kept.token), (lost.task_id, lost.token + 1)}
+    assert store.claims.renew(again, lease_seconds=600) == held
+    assert store.claims.renew([], lease_seconds=600) == set()
 
 
 def test_wishes_tell_which_claims_are_still_ours_and_which_to_cancel(store: Store, rows: Rows) -> None:

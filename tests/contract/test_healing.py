@@ -95,6 +95,24 @@ def test_a_lease_that_is_renewed_in_time_is_not_reclaimed(setting: Setting) -> N
     assert setting.sweep_for(INTERVAL + 1) == 1
 
 
+def test_a_lease_that_is_renewed_at_the_last_moment_is_not_reclaimed(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task_id = setting.rows.put("PROCESSING", lease_until=setting.rows.at(OVER))
+    setting.sweep()
+    setting.sweep_for(INTERVAL - 1)
+    expired = type(setting.store.moves).expired
+
+    def renewed_after_the_look(*arguments: Any, **options: Any) -> Any:
+        found = expired(*arguments, **options)
+        setting.rows.change(task_id, lease_until=setting.rows.at(LEASE))
+        return found
+
+    monkeypatch.setattr(type(setting.store.moves), "expired", renewed_after_the_look)
+    assert setting.sweep(after=2).reclaimed == 0
+    assert setting.rows.status(task_id) == "PROCESSING"
+
+
 def test_evidence_about_one_claim_is_none_about_the_next(setting: Setting) -> None:
     task_id = setting.rows.put("PROCESSING", lease_until=setting.rows.at(OVER))
     setting.sweep()

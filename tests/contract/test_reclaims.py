@@ -122,6 +122,21 @@ def test_a_renewed_lease_is_not_expired_any_more(store: Store, rows: Rows) -> No
     assert store.moves.expired(limit=9) == []
 
 
+def test_a_lease_that_is_renewed_between_the_look_and_the_reclaim_is_left_alone(
+    store: Store, rows: Rows
+) -> None:
+    rows.put("QUEUED", count=2)
+    kept, lost = store.claims.queued(holder="w", limit=2, lease_seconds=30)
+    for claim in (kept, lost):
+        rows.change(claim.task_id, lease_until=rows.at(-60))
+    assert len(store.moves.expired(limit=9)) == 2
+    store.claims.renew([kept], lease_seconds=30)
+    assert reclaim(store, kept.task_id, kept.token, only_expired=True) is None
+    assert rows.status(kept.task_id) == "PROCESSING"
+    assert rows.events(kept.task_id) == []
+    assert reclaim(store, lost.task_id, lost.token, only_expired=True) is not None
+
+
 def test_only_the_claims_of_the_named_holders_are_found(store: Store, rows: Rows) -> None:
     wanted = rows.put("PROCESSING", holder="dead")
     rows.put("PROCESSING", holder="alive")

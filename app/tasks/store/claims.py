@@ -149,12 +149,19 @@ class Claims:
         rows = self._database.read(lambda on: self._rows(on, query, [token]))
         return [_claim(row, token, track)._replace(attempt=row[_ATTEMPT]) for row in rows]
 
-    def renew(self, claims: Sequence[Held], *, lease_seconds: float) -> None:
-        """Extend the leases of exactly these claims; lost ones are left as they are."""
-        if not claims:
-            return
+    def renew(self, claims: Sequence[Held], *, lease_seconds: float) -> set[tuple[int, int]]:
+        """Extend the leases of exactly these claims; lost ones are left as they are.
+
+        Returns the (task id, token) of those that were still there: nothing may start by another.
+        """
+        pairs = {(claim.task_id, claim.token) for claim in claims}
+        if not pairs:
+            return pairs
         statement = update(tasks).where(_held_by(claims)).values(lease_until=database_now(lease_seconds))
-        self._database.write_one(lambda on: on.execute(statement))
+        if self._database.write_one(lambda on: on.execute(statement).rowcount) == len(pairs):
+            return pairs
+        query = select(tasks.c.id, tasks.c.token).where(_held_by(claims))
+        return pairs & self._database.read(lambda on: {(row.id, row.token) for row in on.execute(query)})
 
     def wishes(self, claims: Sequence[Held]) -> Mapping[int, bool]:
         """For each claim that is still ours: task id -> whether a cancel was asked for."""

@@ -113,18 +113,23 @@ class Moves:
         max_retries: int,
         reason: str,
         started: bool = True,
+        only_expired: bool = False,
     ) -> Moved | None:
         """Take a lost claim back, guarded by the token that was read with the evidence.
 
         Counts one failure. `on_lost` "park", or no retry left, ends the task as FAILED. A task that is
-        known not to have `started` has lost nothing: it waits again, without a failure. None: somebody
-        else was first.
+        known not to have `started` has lost nothing: it waits again, without a failure. With `only_expired`
+        the lease must still be over: a holder that lives may have renewed it since it was read. None:
+        somebody else was first.
         """
+        its_claim = and_(tasks.c.id == task_id, tasks.c.token == token, tasks.c.status == Status.PROCESSING)
+        if only_expired:
+            its_claim = and_(its_claim, tasks.c.lease_until < database_now())
 
         def work(on: Connection) -> Moved | None:
             row = on.execute(
                 select(*PLACED_COLUMNS, tasks.c.cancel_requested, tasks.c.failures, tasks.c.holder)
-                .where(tasks.c.id == task_id, tasks.c.token == token, tasks.c.status == Status.PROCESSING)
+                .where(its_claim)
                 .with_for_update()
             ).first()
             if row is None:
