@@ -115,7 +115,7 @@ def _end_streams(worker: Any) -> None:
 
 def _post_fork(_server: object, worker: Any) -> None:
     """The web worker dies with its arbiter, even by kill -9."""
-    from workers.pool import die_with_parent
+    from workers.dying import die_with_parent
 
     die_with_parent(worker.ppid)
     ended = worker.handle_exit

@@ -19,7 +19,8 @@ from app.tasks.handlers import load_handlers
 from app.tasks.store.registry import WorkerRow
 from config import Config, ConfigError
 from workers.board import PoolStatus, pools
-from workers.pool import Plan, Pool, die_with_parent
+from workers.dying import die_with_parent
+from workers.pool import Plan, Pool
 from workers.reloading import adopted_from
 from workers.visiting import Visits
 

@@ -13,6 +13,8 @@ from app.tasks.model import Claim, Outcome, Released
 from app.tasks.runner import LiveTask, boot_clock
 from workers.page import Page, Running
 
+ISOLATED_EXTRA_SECONDS = 30
+
 
 class Batch:
     """Claims won together, under one token, run in their order."""
@@ -43,7 +45,7 @@ class Batch:
                 return None
             live = self.lives[index]
             live.started = now  # before others see it run: they judge its time by this
-            if not self.page.start(index, now, live.limit_seconds):
+            if not self.page.start(index, now, self._enforced_seconds(live)):
                 return None
             self._next = index + 1
             self._running = live
@@ -94,8 +96,13 @@ class Batch:
         with self._lock:
             if self._running is live:
                 index = self._next - 1
-                running = Running(self.token, index, live.claim.task_id, live.started, live.limit_seconds)
+                running = Running(self.token, index, live.claim.task_id, live.started, 0)
                 self.page.ask_to_kill(running, at)
+
+    @staticmethod
+    def _enforced_seconds(live: LiveTask) -> float:
+        """What the pool's parent holds this process to; a run in its own process is ended before that."""
+        return live.limit_seconds + ISOLATED_EXTRA_SECONDS if live.isolated else live.limit_seconds
 
     def _lease_from_outside(self) -> float:
         self.lease_ends = max(self.lease_ends, self.page.renewed_until(self.token))

@@ -38,8 +38,8 @@ class CauseOfDeath:
             return self.number not in _FROM_OUTSIDE
         return self.kind is not Cause.STOP
 
-    def sentence(self) -> str:
-        """For the task's `error`: what its submitter reads."""
+    def sentence(self, who: str = "its worker") -> str:
+        """For the task's `error`: what its submitter reads. `who` has died."""
         match self.kind:
             case Cause.TIME_LIMIT:
                 return f"ran longer than its limit of {self.number} s and was killed"
@@ -48,11 +48,11 @@ class CauseOfDeath:
             case Cause.CANCEL:
                 return "did not stop by itself and was killed"
             case Cause.SIGNAL:
-                return f"its worker was killed by {_signal_name(self.number)}"
+                return f"{who} was killed by {_signal_name(self.number)}"
             case Cause.EXIT:
-                return f"its worker ended with exit code {self.number}"
+                return f"{who} ended with exit code {self.number}"
             case Cause.STOP:
-                return f"its worker was stopped and had no more than {self.number} s to finish"
+                return f"{who} was stopped and had no more than {self.number} s to finish"
 
 
 def _signal_name(number: int) -> str:

@@ -27,6 +27,10 @@ class Limits:
     memory_mb: int = 0
     age_seconds: float = 0
 
+    @property
+    def hard_memory_mb(self) -> int:
+        return round(self.memory_mb * HARD_MEMORY)
+
     @classmethod
     def of(cls, config: Config) -> Limits:
         return cls(config.RQ_KILL_GRACE, config.RQ_WORKER_MEMORY_MB, config.RQ_WORKER_MAX_AGE)
@@ -53,7 +57,7 @@ class Watch:
             return CauseOfDeath(Cause.CANCEL)
         if self._is_overdue(running, now):
             return CauseOfDeath(Cause.TIME_LIMIT, round(running.limit_seconds))
-        hard = round(self._limits.memory_mb * HARD_MEMORY)
+        hard = self._limits.hard_memory_mb
         if hard and memory_mb(self.pid) > hard:
             return CauseOfDeath(Cause.MEMORY, hard)
         return None

@@ -107,7 +107,7 @@ class Heartbeat:
 
     def _tend(self, batch: Batch, now: float) -> None:
         live = batch.running
-        if live is not None and not self._page.supervisor:
+        if live is not None and not live.isolated and not self._page.supervisor:
             self._end_runaway(live, now)
         if now - batch.began >= BEAT_SECONDS and batch.is_cuttable():
             with self._settling:
@@ -126,7 +126,7 @@ class Heartbeat:
             return  # it ended meanwhile: its row says nothing of a claim any more
         live.lost = live.claim.task_id not in wishes
         live.cancel_asked = live.cancel_asked or wishes.get(live.claim.task_id, False)
-        if live.cancel_asked:
+        if live.cancel_asked and not live.isolated:
             batch.kill_unless_over(live, boot_clock() + self._system.config.RQ_KILL_GRACE)
 
     def _renew(self, batch: Batch, now: float) -> None:

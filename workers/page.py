@@ -44,6 +44,8 @@ _RENEWED_TOKEN, _RENEWED_UNTIL, _KILL_TOKEN, _KILL_INDEX, _KILL_AT, _CAUSE, _CAU
 _TRACKS = (Track.REDIS, Track.DATABASE)
 _KINDS: dict[type[Any], int] = {Completed: 1, Failed: 2, RetryLater: 3, Cancelled: 4}
 
+RECORD_KINDS = frozenset(_KINDS.values())
+
 
 @dataclass(frozen=True, slots=True)
 class Running:
@@ -63,6 +65,18 @@ class Record:
     kind: int
     text: str
     delay_seconds: float
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> Record:
+        match outcome:
+            case Completed(result=text):
+                return cls(1, text, 0.0)
+            case RetryLater(error=text, delay_seconds=delay):
+                return cls(3, text, delay)
+            case Failed(error=text) | Cancelled(error=text):
+                return cls(_KINDS[type(outcome)], text, 0.0)
+            case _:
+                raise TypeError("a released claim has no outcome to write down")
 
     def outcome(self, claim: Claim) -> Outcome:
         match self.kind:
@@ -254,7 +268,7 @@ class Page:
         while at + _RECORD.size <= end:
             index, kind, size, delay = _RECORD.unpack_from(self._buffer, at)
             at += _RECORD.size
-            if not (0 <= index < MAX_BATCH and kind in _KINDS.values() and 0 <= size <= end - at):
+            if not (0 <= index < MAX_BATCH and kind in RECORD_KINDS and 0 <= size <= end - at):
                 break
             found[index] = Record(kind, self._buffer[at : at + size].decode("utf-8", "replace"), delay)
             at += size

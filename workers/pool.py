@@ -7,7 +7,6 @@ The parent holds no connection and runs no task, so that forking it is safe and 
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import secrets
@@ -27,6 +26,7 @@ from app.tasks.model import Track
 from config import Config
 from workers.board import Board
 from workers.causes import Cause, CauseOfDeath
+from workers.dying import die_with_parent
 from workers.enforcement import Limits
 from workers.reloading import HEARD, Adopted, Replacing, become_new_program, has_terminal, new_code_works
 from workers.slots import Slot
@@ -34,7 +34,6 @@ from workers.sweeping import NUDGE, SweeperProcess
 from workers.visiting import STRICT, Visits
 from workers.worker import Worker
 
-PR_SET_PDEATHSIG = 1
 TICK_SECONDS = 0.2
 SWEEPER_STOP_SECONDS = 10.0
 
@@ -261,11 +260,3 @@ def _fork(body: Callable[[], int]) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its parent dies; at once if that has happened already."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)

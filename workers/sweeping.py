@@ -18,6 +18,7 @@ from workers.life import LifeFile, deaths, new_worker_id
 STEP_SECONDS = 1.0
 HURRIED_SECONDS = 0.1
 STANDBY_SECONDS = 3.0
+NUDGED_SECONDS = 0.05
 NUDGE = signal.SIGUSR1  # from the pool's parent: a worker has died
 
 log = structlog.get_logger(__name__)
@@ -45,9 +46,13 @@ class SweeperProcess:
         signal.signal(NUDGE, lambda *_: None)
         thread = threading.Thread(target=self._sweeper.run, name="sweeper", daemon=True)
         thread.start()
+        nudged = False
         while not self._stopping and thread.is_alive():
             self._keeper.step()
-            if select.select([ear], [], [], self._keeper.step_seconds)[0]:
+            # a dead worker's own children take a moment to follow it, and hold its proof of life until then
+            seconds = NUDGED_SECONDS if nudged else self._keeper.step_seconds
+            nudged = bool(select.select([ear], [], [], seconds)[0])
+            if nudged:
                 os.read(ear, 4096)
         self._keeper.step()
         self._sweeper.stop()

@@ -21,7 +21,7 @@ class TimeLimit:
     def __init__(self) -> None:
         self._until = math.inf
         self._main = threading.main_thread().ident
-        signal.signal(signal.SIGALRM, self._over)
+        signal.signal(signal.SIGALRM, self.over)
 
     def __call__(self, seconds: float) -> TimeLimit:
         self._until = boot_clock() + seconds
@@ -38,7 +38,8 @@ class TimeLimit:
         if now >= self._until and self._main is not None:
             signal.pthread_kill(self._main, signal.SIGALRM)
 
-    def _over(self, _signal: int, _frame: Any) -> None:
+    def over(self, _signal: int, _frame: Any) -> None:
+        """The signal's handler."""
         # the signal may arrive when the next task runs already, or none
         if boot_clock() >= self._until:
             self._until = math.inf  # once: what the handler does to clean up is not interrupted again

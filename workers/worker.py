@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from app.tasks.store.settling import Settled
 from app.tasks.store.turns import TakeQueued, TakeTickets
 from workers.batch import Batch, BatchSize
 from workers.consumers import Consumer, DatabaseConsumer, RedisConsumer
+from workers.fork_server import ForkServer
 from workers.heartbeat import Heartbeat
 from workers.life import HOST, LifeFile, new_worker_id
 from workers.recording import follow_up
@@ -35,6 +35,23 @@ log = structlog.get_logger(__name__)
 
 class _Stop(Exception):
     """Raised by the stop signal, only where the worker waits and holds nothing."""
+
+
+class _StopFlag:
+    """As `threading.Event`, whose lock a signal handler must not touch: who it interrupts may hold it."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+
+    def set(self) -> None:
+        self._is_set = True
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def wait(self, seconds: float) -> None:
+        if not self._is_set:
+            time.sleep(seconds)
 
 
 class Worker:
@@ -58,13 +75,19 @@ class Worker:
         self._system = system
         self._track = track
         self._visits = visits
-        self._stop = threading.Event()
+        self._stop = _StopFlag()
         self._may_interrupt = False
         self._stop_deadline = 0.0
         self._time_limit = TimeLimit()
         self._runner = Runner(
-            system.store, system.handlers, system.settings, time_limit=self._time_limit, pause=self._gives_up
+            system.store,
+            system.handlers,
+            system.settings,
+            time_limit=self._time_limit,
+            pause=self._gives_up,
+            isolate=self._isolate,
         )
+        self._forks: ForkServer | None = None
         self._size = BatchSize(system.config.RQ_BATCH_SIZE)
         self._most_tasks = system.config.RQ_WORKER_MAX_TASKS
         self._redis = self._redis_consumer()
@@ -96,6 +119,7 @@ class Worker:
         folder = self._system.config.VAR_DIR / "locks"
         self._life = LifeFile(folder, self.worker_id, supervisor=self._supervisor)
         self._page = self._life.page
+        self._forks = ForkServer.if_needed(self._system)  # it holds the proof of life, too; and no connection
         self._heartbeat = Heartbeat(
             self._system,
             self.worker_id,
@@ -144,6 +168,8 @@ class Worker:
                 idle = self._idle(idle)
 
     def _has_done_its_share(self) -> bool:
+        if self._forks is not None and self._forks.broken:
+            return True
         return 0 < self._most_tasks <= self._heartbeat.done
 
     def _fetch(self) -> tuple[Consumer | None, TakeTickets | TakeQueued | None]:
@@ -198,7 +224,16 @@ class Worker:
     def _work(self, claims: Sequence[Claim], lease_ends: float) -> list[Outcome]:
         """Run a batch. Returns what is to be settled with the next turn."""
         store, limit_of = self._system.store, self._runner.limit_of
-        lives = [LiveTask(c, store, lease_ends=lease_ends, limit_seconds=limit_of(c)) for c in claims]
+        lives = [
+            LiveTask(
+                claim,
+                store,
+                lease_ends=lease_ends,
+                limit_seconds=limit_of(claim),
+                isolated=self._forks is not None and self._runner.is_isolated(claim),
+            )
+            for claim in claims
+        ]
         batch = Batch(lives, page=self._page, lease_ends=lease_ends)
         count = 0
         with self._heartbeat.carrying(batch):
@@ -220,6 +255,13 @@ class Worker:
         batch.forget_running()
         self._record([outcome], own)
         return True
+
+    def _isolate(self, live: LiveTask) -> Outcome:
+        assert self._forks is not None
+        outcome = self._forks.run(live)
+        if self._forks.broken:
+            self._stop.set()  # only a fresh worker can make another one
+        return outcome
 
     def _record(self, outcomes: Sequence[Outcome], settled: Settled) -> None:
         follow_up(self._system.queue, self._redis, outcomes, settled)

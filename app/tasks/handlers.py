@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, Protocol
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -104,6 +105,13 @@ class TaskContext:
 HandlerFunction = Callable[..., Any]
 
 
+class Isolation(StrEnum):
+    """Where a handler runs: in the worker's own process, or in one that is forked for each run."""
+
+    WORKER = "worker"
+    FORK = "fork"
+
+
 @dataclass(frozen=True, slots=True)
 class Handler:
     """A registered function with its rules. `max_retries` and `timeout_seconds` None: the settings' value."""
@@ -116,6 +124,7 @@ class Handler:
     retry_base_seconds: float | None = None
     on_lost: OnLost = OnLost.RETRY
     takes_context: bool = True
+    isolation: Isolation = Isolation.WORKER
 
     def parse(self, payload: Any) -> Any:
         """The typed payload. Raises `InvalidTask` with a dotted path per wrong field."""
@@ -196,13 +205,16 @@ def task(
     max_retries: int | None = None,
     retry_base_seconds: float | None = None,
     on_lost: OnLost | str = OnLost.RETRY,
+    isolation: Isolation | str = Isolation.WORKER,
 ) -> Callable[[HandlerFunction], HandlerFunction]:
     """Declare a function as the handler of a task name.
 
     `payload` is the type that the payload must have: a pydantic model, or any type pydantic can check.
     The function is called as `f(payload, context)`, or `f(payload)` if it takes one argument; what it
     returns must be JSON (a pydantic model is dumped). `on_lost` says what happens when its worker dies in
-    mid-run: "retry" runs it again, "park" ends it as FAILED for a person to decide.
+    mid-run: "retry" runs it again, "park" ends it as FAILED for a person to decide. `isolation` "fork" gives
+    each run a process of its own, for code that may crash or leak; that costs some milliseconds, and there
+    is no `context.connection` in it.
     """
 
     def declare(function: HandlerFunction) -> HandlerFunction:
@@ -216,6 +228,7 @@ def task(
                 retry_base_seconds=retry_base_seconds,
                 on_lost=OnLost(on_lost),
                 takes_context=_positional_arguments(function) > 1,
+                isolation=Isolation(isolation),
             )
         )
         return function

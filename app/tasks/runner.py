@@ -21,6 +21,7 @@ from app.tasks.handlers import (
     DoNotRetry,
     Handler,
     HandlerRegistry,
+    Isolation,
     TaskCancelled,
     TaskContext,
     TimeLimitExceeded,
@@ -54,11 +55,21 @@ class LiveTask:
     Another thread carries both to and from the database (`Heartbeat` in the workers).
     """
 
-    def __init__(self, claim: Claim, store: Store, *, lease_ends: float, limit_seconds: int = 0) -> None:
-        """`lease_ends` is on the boot clock. `limit_seconds` may run; 0: as the runner's settings say."""
+    def __init__(
+        self,
+        claim: Claim,
+        store: Store,
+        *,
+        lease_ends: float,
+        limit_seconds: int = 0,
+        isolated: bool = False,
+    ) -> None:
+        """`lease_ends` is on the boot clock. `limit_seconds` may run; 0: as the runner's settings say.
+        `isolated`: the run has a process of its own, and whoever made that holds it to its limits."""
         self.claim = claim
         self.lease_ends = lease_ends
         self.limit_seconds = limit_seconds
+        self.isolated = isolated
         self.started = boot_clock()
         self.percent = 0
         self.step: str | None = None
@@ -139,14 +150,17 @@ class Runner:
         *,
         time_limit: TimeLimit = lambda seconds: nullcontext(),
         pause: Callable[[float], bool] | None = None,
+        isolate: Callable[[LiveTask], Outcome] | None = None,
     ) -> None:
         """`time_limit(seconds)` raises `TimeLimitExceeded` inside its block when the time is over.
-        `pause(seconds)` waits between tries to settle and returns true to give up."""
+        `pause(seconds)` waits between tries to settle and returns true to give up.
+        `isolate` runs a task in a process of its own if its handler wants one; None: this is such a one."""
         self._store = store
         self._handlers = handlers
         self._settings = settings
         self._time_limit = time_limit
         self._pause = pause or _sleep
+        self._isolate = isolate
 
     def run(self, live: LiveTask) -> Settled | None:
         """Run one claim and record its end. None: the lease was over before the start, nothing ran."""
@@ -160,6 +174,11 @@ class Runner:
         handler = self._handlers.find(claim.name)
         return self._settings.time_limit(handler, claim.priority, claim.timeout_seconds)
 
+    def is_isolated(self, claim: Claim) -> bool:
+        """True if the claim's handler wants a process of its own for each run."""
+        handler = self._handlers.find(claim.name)
+        return handler is not None and handler.isolation is Isolation.FORK
+
     def execute(self, live: LiveTask) -> Outcome:
         """Call the handler. Never raises what a handler raised: that becomes the outcome."""
         live.outcome = self._execute(live)
@@ -170,6 +189,10 @@ class Runner:
         handler = self._handlers.find(claim.name)
         if handler is None:
             return self._failed(claim, None, f"this worker has no handler named {claim.name!r}")
+        if live.isolated and self._isolate is not None:
+            outcome = self._isolate(live)
+            live.store_progress()
+            return outcome
         try:
             payload = handler.parse_json(claim.payload)
         except InvalidTask as error:

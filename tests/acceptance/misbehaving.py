@@ -10,6 +10,7 @@ import ctypes
 import itertools
 import os
 import re
+import subprocess
 import time
 from typing import Any
 
@@ -83,3 +84,22 @@ def killed(payload: dict[str, Any], context: TaskContext) -> str:
         os.kill(os.getpid(), 9)
         time.sleep(60)
     return "the second time"
+
+
+@task("fork.any", retry_base_seconds=0.2, isolation="fork")
+def any_of_them(payload: dict[str, Any], context: TaskContext) -> Any:
+    """One of the others by its name, or a good one, in a process of its own."""
+    if payload["how"] == "good":
+        _start(payload, context)
+        context.progress(40, "nearly")
+        return {"pid": os.getpid(), "padding": "x" * payload.get("size", 0)}
+    if payload["how"] == "connection":
+        return context.connection
+    if payload["how"] == "family":
+        child = subprocess.Popen(["sleep", "600"])
+        with open(payload["path"] + ".child", "w", encoding="utf-8") as file:
+            file.write(str(child.pid))
+        return deaf(payload, context)
+    return {"segfault": segfault, "exit": leave, "memory": memory, "deaf": deaf, "c_code": c_code}[
+        payload["how"]
+    ](payload, context)

@@ -25,7 +25,7 @@ from tests.soak.oracle import Ledger
 from tests.soak.points import ENVIRONMENT, ArmedPoint, Hit, Scope, here, passing
 from tests.soak.results import Chapter
 from tests.waiting import happens
-from workers.pool import die_with_parent
+from workers.dying import die_with_parent
 
 JOBS = 12
 QUIET_SECONDS = 2.0
