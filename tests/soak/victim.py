@@ -25,7 +25,8 @@ from app.tasks.submission import TaskRequest
 from config import Config
 from tests.soak import hooks
 from tests.soak.points import here
-from workers.pool import Plan, Pool, die_with_parent
+from workers.dying import die_with_parent
+from workers.pool import Plan, Pool
 
 
 def main() -> None:
