@@ -58,7 +58,7 @@ def main(
     options = Options(rounds=rounds, faults=faults, seed=seed, databases=databases, points=points)
     progress = Progress(minutes=minutes)
     chapters = [CHAPTERS[name](options, progress) for name in only]
-    said = {"seed": seed, "databases": ", ".join(databases)}
+    said = {"seed": seed, "rounds": rounds, "faults": faults, "databases": ", ".join(databases)}
     figures = report.as_json(chapters, options=said, seconds=progress.seconds)
     report.write(figures, json_path)
     if docs:
