@@ -54,7 +54,7 @@ class Burials:
         return buried
 
     def _bury(self, path: Path) -> bool:
-        page = Page.of_file(path)
+        page, batch = Page.of_file(path), tuple[int, ...]()
         if page is None:
             holder = path.stem  # nothing to read: all that it held counts as started
             self._reclaim_rest(holder, UNKNOWN, started=None)
@@ -64,9 +64,11 @@ class Burials:
                     return False
                 holder = page.worker_id
                 self._settle(page, holder)
+                held = page.holding()
+                batch = held.task_ids if held else batch
             finally:
                 page.close()
-        self._forget(holder)
+        self._forget(holder, batch)
         path.unlink(missing_ok=True)
         return True
 
@@ -129,23 +131,27 @@ class Burials:
             for row in rows:
                 self._reclaims.reclaim(row, reason, started=started is None or row.id in started)
 
-    def _forget(self, holder: str) -> None:
+    def _forget(self, holder: str, batch: Sequence[int]) -> None:
         registry = self._system.store.registry
         registry.leave(holder)
         registry.unlock(LOCK, holder)  # of a sweeper: nobody can prove its death once its file is gone
         if self._system.tickets is not None:
             try:
-                self._give_back_popped(self._system.tickets, holder)
+                self._push_what_it_owed(self._system.tickets, holder, batch)
                 self._system.tickets.leave(holder)
             except RedisUnavailable:
                 log.info("tickets.left_to_sweeper", holder=holder)
 
-    def _give_back_popped(self, tickets: RQQueueManager, holder: str) -> None:
-        """Tickets that it had popped and not claimed: with the same epoch, so a second one does no harm."""
-        popped = self._system.store.dispatched.named(tickets.in_flight(holder))
-        if popped:
-            tickets.push(popped, front=True)
-            log.warning("tickets.given_back", worker=holder, count=len(popped))
+    def _push_what_it_owed(self, tickets: RQQueueManager, holder: str, batch: Sequence[int]) -> None:
+        """Tickets that it had popped and not claimed go back to the head. Of its last batch, rows that it had
+        settled to wait again may never have got theirs: those that Redis does not know are pushed."""
+        popped = set(tickets.in_flight(holder))
+        waiting = self._system.store.dispatched.among([*{*batch, *(task_id for task_id, _ in popped)}])
+        back = [ticket for ticket in waiting if (ticket.task_id, ticket.epoch) in popped]
+        rest = [ticket for ticket in waiting if (ticket.task_id, ticket.epoch) not in popped]
+        pushed = tickets.push(back, front=True) + tickets.push(rest, missing_only=True)
+        if pushed:
+            log.warning("tickets.given_back", worker=holder, count=pushed)
 
 
 def _lives(pid: int) -> bool:

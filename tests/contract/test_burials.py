@@ -331,6 +331,26 @@ def test_tickets_that_a_dead_worker_had_popped_and_not_claimed_go_back_to_the_he
     assert raw.exists(tickets.in_flight_key(holder)) == 0
 
 
+def test_what_a_worker_settled_to_wait_again_and_never_pushed_gets_its_ticket_at_the_burial(
+    sqlite_rows: Rows, tickets: RQQueueManager, redis_url: str, raw: Any, tmp_path: Path
+) -> None:
+    yard = make_yard(sqlite_rows, tmp_path, redis_url=redis_url)
+    ids = [yard.system.queue.submit(request()).task_id for _ in range(3)]
+    life = yard.worker()
+    holder = life.page.worker_id
+    pairs = [one.reference for one in tickets.take(holder, PRIORITIES, 2) if one.reference]
+    claims = yard.system.store.claims.tickets(pairs, holder=holder, lease_seconds=FAR).won
+    life.page.begin(claims, boot_clock())
+    run(life, 0, RetryLater(claims[0], "no", 0))
+    run(life, 1, RetryLater(claims[1], "no", 0))
+    settled = yard.system.store.settlements.settle([RetryLater(claim, "no", 0) for claim in claims])
+    tickets.push([move.ticket for move in settled.moves if move.ticket and move.task_id == ids[1]])
+    yard.dies(life)
+    assert yard.burials.bury_all() == 1
+    yard.system.close()
+    assert raw.lrange("rq:queue:normal", 0, -1) == [f"t{ids[2]}-e1", f"t{ids[1]}-e2", f"t{ids[0]}-e2"]
+
+
 def test_the_lock_of_a_buried_sweeper_is_free_for_the_next(yard: Graveyard) -> None:
     life = yard.worker()
     registry = yard.system.store.registry

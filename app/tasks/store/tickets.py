@@ -90,12 +90,16 @@ class DispatchedRows:
         rows = self._database.read(lambda on: on.execute(query).all())
         return {(row.id, row.epoch) for row in rows} & wanted
 
-    def named(self, references: Sequence[tuple[int, int]]) -> list[Ticket]:
-        """Tickets of those pairs that name a DISPATCHED row at that epoch, in order of service."""
-        if not references:
+    def among(self, task_ids: Sequence[int]) -> list[Ticket]:
+        """The tickets of those rows that are DISPATCHED now, in order of service."""
+        if not task_ids:
             return []
         columns = (tasks.c.id, tasks.c.epoch, tasks.c.priority, tasks.c.name, tasks.c.timeout_seconds)
-        query = select(*columns).where(_named(references)).order_by(tasks.c.priority, tasks.c.id)
+        query = (
+            select(*columns)
+            .where(tasks.c.id.in_(sorted(task_ids)), status_is(Status.DISPATCHED))
+            .order_by(tasks.c.priority, tasks.c.id)
+        )
         rows = self._database.read(lambda on: on.execute(query).all())
         return [Ticket(row.id, row.epoch, row.priority, row.name, row.timeout_seconds) for row in rows]
 
