@@ -10,7 +10,7 @@ CHECKED := $(wildcard app workers core flows scripts benchmarks tests config.py 
 .DEFAULT_GOAL := help
 .SILENT:
 MAKEFLAGS += --no-print-directory
-.PHONY: help run test check model bench bench-peers bench-window soak lock setup-dev setup-staging setup-prod list-config start-workers clean
+.PHONY: help run test test-rq check model bench bench-peers bench-window soak lock setup-dev setup-staging setup-prod list-config start-workers clean
 
 help: ## list these commands
 	awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ run: $(STAMP) ## start the web app with its workers on http://127.0.0.1:8000
 test: $(STAMP) ## run every test against private servers (installs missing ones)
 	scripts/install_test_servers.sh
 	$(BIN)/python -m pytest
+
+test-rq: $(STAMP) ## run RQ's own worker tests against our worker class (downloads RQ's sdist)
+	$(BIN)/python -m tests.rq_suite
 
 check: $(STAMP) ## lint, check formatting and types, run the unit tests; no servers
 	$(BIN)/ruff check --quiet .

@@ -182,7 +182,7 @@ class Config(BaseModel):
     RQ_ROLLOUT_PERCENT: Annotated[int, Field(ge=0, le=100)] = _setting(100, "share of Redis in hybrid mode")
     RQ_WORKER_MODE: WorkerMode = _setting("integrated", "integrated (in the web app), external, hybrid")
     RQ_WORKER_COUNT: Annotated[int, Field(ge=0, le=1024)] = _setting(2, "worker processes of one pool")
-    RQ_ALLOW_FOREIGN_JOBS: Flag = _setting(False, "true lets our workers run other programs' RQ jobs")
+    RQ_ALLOW_FOREIGN_JOBS: Flag = _setting(False, "true leaves RQ jobs of others to TwintrackWorker")
     RQ_QUEUE_PREFIX: Prefix = _setting("", "put before each queue's name: rq:queue:<prefix><priority>")
     RQ_BATCH_SIZE: Annotated[int, Field(ge=1, le=500)] = _setting(100, "most tasks a worker takes at once")
     RQ_TICKET_WINDOW: Positive = _setting(100_000, "most tickets per queue that are in Redis at once")

@@ -6,7 +6,7 @@ claim is one half of the worker's turn, whose other half settles the batch befor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import structlog
@@ -65,9 +65,13 @@ class RedisConsumer:
         *,
         holder: str,
         visits: Visits = STRICT,
+        on_foreign: Callable[[], None] | None = None,
     ) -> None:
+        """`on_foreign`: jobs of other programs stay where they are, and this is called when one is next;
+        without it they are refused."""
         self._store = store
         self._tickets = tickets
+        self._on_foreign = on_foreign
         self._holder = holder
         self._priorities = list(visits.priorities)
         self._rounds = visits.rounds()
@@ -106,10 +110,19 @@ class RedisConsumer:
         """The next tickets; what ended rides along when it is time."""
         ended = self._filing.due()
         try:
-            return self._tickets.turn(self._holder, ended, priorities, count)
+            taken = self._tickets.turn(self._holder, ended, priorities, count)
         except RedisUnavailable:
             self._filing.put_back(ended)
             raise
+        return taken if self._on_foreign is None else self._up_to_foreign(taken, self._on_foreign)
+
+    def _up_to_foreign(self, taken: list[Taken], on_foreign: Callable[[], None]) -> list[Taken]:
+        first = next((n for n, ticket in enumerate(taken) if ticket.reference is None), None)
+        if first is None:
+            return taken
+        self._give_back(taken[first:])
+        on_foreign()
+        return taken[:first]
 
     def accept(self, answer: TicketClaims) -> None:
         for pair in answer.stale:

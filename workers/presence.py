@@ -35,13 +35,14 @@ class WorkerPresence:
         counts: Callable[[], tuple[int, int]] = lambda: (0, 0),
         clock: Callable[[], float] = boot_clock,
     ) -> None:
-        """`counts` gives the numbers of finished and failed runs."""
+        """`counts` gives the numbers of finished and failed runs since the start."""
         self._tickets = tickets
         self._worker_id = worker_id
         self._priorities = priorities
         self._counts = counts
         self._clock = clock
         self._born_at = 0.0
+        self._counted = (0, 0)
         self._told: tuple[bool, Claim | None] | None = None
         self._next = 0.0
 
@@ -69,14 +70,14 @@ class WorkerPresence:
     def _tell(self, claim: Claim | None, state: str, running_seconds: float) -> None:
         now = self._tickets.database_clock()
         self._born_at = self._born_at or now
-        finished, failed = self._counts()
+        counted = self._counts()
         seen = Presence(
             worker_id=self._worker_id,
             priorities=self._priorities,
             born_at=self._born_at,
             state=state,
-            finished=finished,
-            failed=failed,
+            finished=counted[0] - self._counted[0],
+            failed=counted[1] - self._counted[1],
             running=claim,
             running_since=now - running_seconds,
         )
@@ -85,6 +86,8 @@ class WorkerPresence:
         except RedisUnavailable as error:
             self._told = None
             log.debug("worker.not_on_rqs_lists", worker=self._worker_id, reason=str(error))
+        else:
+            self._counted = counted
 
 
 def _is_long(live: LiveTask, now: float) -> bool:

@@ -299,7 +299,16 @@ class Worker:
         system = self._system
         if self._track is not Track.REDIS or system.tickets is None:
             return None
-        return RedisConsumer(system.store, system.tickets, holder=self.worker_id, visits=self._visits)
+        return RedisConsumer(
+            system.store,
+            system.tickets,
+            holder=self.worker_id,
+            visits=self._visits,
+            on_foreign=self._meet_foreign if system.config.RQ_ALLOW_FOREIGN_JOBS else None,
+        )
+
+    def _meet_foreign(self) -> None:
+        """A job of another program is next: it waits for a worker of RQ's command line that may run it."""
 
     def _arrive(self) -> None:
         """The worker's own row is for people: without it the worker works all the same."""

@@ -245,12 +245,13 @@ class RQQueueManager:
             self._call("finish", self._finish_keys(worker_id), arguments)
 
     def _finish_keys(self, worker_id: str) -> list[str]:
-        return [self.in_flight_key(worker_id), f"{RQ_KEY_PREFIX}:worker:{worker_id}:executions"]
+        return [self.in_flight_key(worker_id), self.workers.executions_key(worker_id)]
 
     def _finish_arguments(self, worker_id: str, ended: Sequence[Ended], keep_seconds: int) -> list[Any]:
         now = self.database_clock()
         arguments: list[Any] = [self._job_prefix, f"{RQ_KEY_PREFIX}:results:", f"{RQ_KEY_PREFIX}:"]
-        arguments += [int(now) + keep_seconds, keep_seconds, KEPT_ENTRIES, worker_id, execution_id(worker_id)]
+        arguments += [int(now) + keep_seconds, keep_seconds, KEPT_ENTRIES]
+        arguments += [self.workers.name_of(worker_id), execution_id(worker_id)]
         groups: dict[tuple[Any, ...], list[Any]] = defaultdict(list)
         for ticket in ended:
             word, packed = _filing(ticket)

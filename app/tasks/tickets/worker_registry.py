@@ -46,7 +46,8 @@ class RQWorker:
 class Presence:
     """What a worker of ours says of itself. The times are epoch seconds of the database's clock.
 
-    `running` is a claim by ticket that has been running since `running_since`.
+    `finished` and `failed` count its runs since it was last told. `running` is a claim by ticket that has
+    been running since `running_since`.
     """
 
     worker_id: str
@@ -66,6 +67,18 @@ class WorkerRegistry:
         self._call = call
         self._queue_prefix = queue_prefix
         self._in_flight_key = in_flight_key
+        self._names: dict[str, str] = {}
+
+    def name_of(self, worker_id: str) -> str:
+        """The name by which RQ knows a worker of this process."""
+        return self._names.get(worker_id, worker_id)
+
+    def work_for(self, worker_id: str, name: str) -> None:
+        """What `worker_id` does is shown as the work of the RQ worker `name`, which lists itself."""
+        self._names[worker_id] = name
+
+    def executions_key(self, worker_id: str) -> str:
+        return f"{_worker_key(self.name_of(worker_id))}:executions"
 
     def stock(self) -> list[RQWorker]:
         """The living workers of our queues that are not ours, in one round trip.
@@ -77,7 +90,7 @@ class WorkerRegistry:
     def present(self, seen: Presence, *, now: float) -> None:
         """List a worker of ours, and what it runs, for `DEAD_SECONDS`. Raises `RedisUnavailable`."""
         execution = execution_id(seen.worker_id)
-        key = _worker_key(seen.worker_id)
+        name = self.name_of(seen.worker_id)
         claim = seen.running
         job_id = f"t{claim.task_id}-e{claim.epoch}" if claim else ""
         of_run = [""] * 4
@@ -85,7 +98,8 @@ class WorkerRegistry:
             prefix = RQ_KEY_PREFIX
             of_run = [f"{prefix}:job:{job_id}", f"{prefix}:wip:{self._queue_prefix}{claim.priority}"]
             of_run += [f"{prefix}:execution:{job_id}:{execution}", f"{prefix}:executions:{job_id}"]
-        keys = [key, f"{key}:executions", self._in_flight_key(seen.worker_id), *of_run]
+        keys = [_worker_key(name), self.executions_key(seen.worker_id)]
+        keys += [self._in_flight_key(seen.worker_id), *of_run]
         keys += [f"{RQ_KEY_PREFIX}:workers", *self._queue_sets(seen.priorities)]
         arguments = [
             DEAD_SECONDS,
@@ -101,6 +115,8 @@ class WorkerRegistry:
 
     def leave(self, worker_id: str, priorities: Sequence[Priority]) -> None:
         """Take a worker of ours off RQ's lists. Raises `RedisUnavailable`."""
+        if worker_id in self._names:
+            return
         key = _worker_key(worker_id)
         keys = [key, f"{key}:executions", f"{RQ_KEY_PREFIX}:workers", *self._queue_sets(priorities)]
         self._call("absent", keys, [])

@@ -9,7 +9,7 @@
 --   KEYS[7]   zset  rq:executions:ID
 --   KEYS[8..] set   rq:workers, rq:workers:NAME of its queues
 -- ARGV: seconds until the worker counts as dead, seconds until its run does, now as text, now (epoch seconds),
---       worker name, state, finished, failed, execution id, job id or '', start as text, start (epoch seconds),
+--       worker name, state, runs that finished and that failed since the last call, execution id, job id or '', start as text, start (epoch seconds),
 --       then names and values of what does not change
 local dead, abandoned, now_text, now = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local worker, job, execution = ARGV[5], ARGV[10], ARGV[9]
@@ -20,8 +20,10 @@ if redis.call('EXPIRE', KEYS[1], dead) == 0 then
     redis.call('SADD', KEYS[i], KEYS[1])
   end
 end
-redis.call('HSET', KEYS[1], 'last_heartbeat', now_text, 'state', ARGV[6],
-  'successful_job_count', ARGV[7], 'failed_job_count', ARGV[8])
+redis.call('HSET', KEYS[1], 'last_heartbeat', now_text, 'state', ARGV[6])
+for field, runs in pairs({successful_job_count = ARGV[7], failed_job_count = ARGV[8]}) do
+  if runs ~= '0' then redis.call('HINCRBY', KEYS[1], field, runs) end
+end
 if job == '' or redis.call('EXISTS', KEYS[4]) == 0 or not redis.call('LPOS', KEYS[3], job) then
   return 0
 end

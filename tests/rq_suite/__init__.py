@@ -1,0 +1,1 @@
+"""RQ's own tests against our worker class: `make test-rq`."""
