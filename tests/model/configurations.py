@@ -43,12 +43,8 @@ CONFIGURATIONS: Mapping[str, Scenario] = {
     "frozen batch": Scenario(
         tasks=2, begin=Q, workers=POLLER, tracks=(Q,), budget={"freeze": 1, "cancel": 1, "kill": 1}
     ),
-    "dead child": Scenario(
-        tasks=2,
-        begin=Q,
-        workers=POLLER,
-        tracks=(Q,),
-        budget={"kill_child": 1, "kill": 1, "cut": 1, "fail": 1},
+    "burials": Scenario(
+        tasks=2, begin=Q, workers=POLLER, tracks=(Q,), budget={"kill": 2, "cut": 1, "fail": 1}
     ),
     "rivals": Scenario(
         tasks=2, begin=Q, workers=("poller", "poller"), tracks=(Q,), budget={"kill": 1, "cut": 1}

@@ -159,7 +159,7 @@ class State(NamedTuple):
 
 # What may go wrong, and what people may do: each as often as a configuration allows.
 FAULTS = (
-    *("kill", "kill_child", "kill_sweeper", "freeze", "cut", "lost_answer", "turn_fails"),
+    *("kill", "kill_sweeper", "freeze", "cut", "lost_answer", "turn_fails"),
     *("lose", "save", "restore", "down", "hash_expires", "fail"),
     *("cancel", "reprioritise", "pause", "hold", "flip", "retry", "quarantine"),
 )
@@ -182,7 +182,7 @@ class Rules:
     deadline_checked: bool = True  # before each start
     publish_first: bool = True  # a start is published before its first instruction
     limit_before_index: bool = True  # the keeper lowers the limit, then reads what was published
-    page_keeps_unsettled: bool = True  # a new batch's page still names what a cut has not settled yet
+    page_keeps_unsettled: bool = True  # no new batch on the page while a cut is not settled
     page_tells_started: bool = True
     burial_needs_token: bool = True
     wish_heeded: bool = True  # release, retry and reclaim of a row with a cancel request end it

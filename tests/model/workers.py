@@ -77,7 +77,7 @@ def _ours(scenario: Scenario, state: State, number: int, worker: Worker, kind: s
     elif worker.phase == WON:
         draft = Draft(scenario, state)
         draft.set_worker(number, worker._replace(phase=RUN))
-        if not scenario.rules.page_keeps_unsettled:  # the page is written anew, and says nothing of them
+        if worker.kept:  # the page is written anew, and says nothing of them
             kept = tuple([one._replace(late=FORGOTTEN) for one in worker.kept])
             draft.set_worker(number, worker._replace(phase=RUN, kept=kept))
         yield ("worker %s publishes its batch", number), "begin", draft
@@ -137,8 +137,10 @@ def _settle_all(draft: Draft, slots: tuple[Slot, ...]) -> tuple[Refs, Refs]:
     """Settle in the order of the ids. Tickets to push behind the others, and released ones for the head."""
     pushing: Refs = ()
     released: Refs = ()
+    settled: set[int] = set()
     for slot in sorted(slots):
-        moved = rows.settle(draft, slot)
+        moved = rows.settle(draft, slot._replace(mine=0) if slot.task in settled else slot)
+        settled.add(slot.task)
         if slot.phase in (DONE, RAISED):
             pushing += moved
         else:
@@ -216,8 +218,6 @@ def _cut(scenario: Scenario, state: State, number: int, worker: Worker) -> Itera
         draft.set_worker(
             number, worker._replace(slots=slots, kept=worker.kept + over + rest, cut=CUT, peeked=())
         )
-        if not slots:
-            draft.set_worker(number, draft.workers[number]._replace(phase=READY, cut=WHOLE))
         tasks = _names(over + rest)
         yield ("the keeper of worker %s takes %s out of the batch", number, tasks), "cut", draft
 
@@ -268,8 +268,13 @@ def _must_stop(scenario: Scenario, worker: Worker, slot: Slot) -> bool:
 
 
 def _stop(scenario: Scenario, state: State, number: int, worker: Worker, text: str) -> Step:
+    """The loop goes on, and takes back from the keeper what a cut has left unsettled: before that is settled,
+    the page must not show another batch."""
     draft = Draft(scenario, state)
-    draft.set_worker(number, worker._replace(phase=READY, cut=WHOLE, peeked=()))
+    slots, kept = worker.slots, worker.kept
+    if scenario.rules.page_keeps_unsettled:
+        slots, kept = (*kept, *slots), ()
+    draft.set_worker(number, worker._replace(phase=READY, slots=slots, kept=kept, cut=WHOLE, peeked=()))
     return (text, number), "run", draft
 
 
@@ -335,8 +340,6 @@ def _accidents(scenario: Scenario, state: State, number: int, worker: Worker, ki
             _bury(draft, worker)
         draft.set_worker(number, Worker())
         yield ("worker %s is killed", number), None, draft
-    if state.budget[FAULT["kill_child"]] and kind != "stock" and worker.phase == RUN:
-        yield _kill_child(scenario, state, number, worker)
     held = [slot for slot in worker.slots if slot.mine and not state.rows[slot.task].expired]
     if state.budget[FAULT["freeze"]] and held:
         draft = Draft(scenario, state)
@@ -358,14 +361,3 @@ def _bury(draft: Draft, worker: Worker) -> None:
             if slot.phase in (CHECKED, RUNNING) and not draft.scenario.rules.publish_first:
                 word = UNSTARTED
             draft.set_row(slot.task, draft.rows[slot.task]._replace(grave=word))
-
-
-def _kill_child(scenario: Scenario, state: State, number: int, worker: Worker) -> Step:
-    """The parent buries its child: what it had finished stands, what ran has failed, the rest goes back."""
-    draft = Draft(scenario, state)
-    draft.spend("kill_child")
-    slots = tuple(
-        [s._replace(phase=RAISED) if s.phase in (PUBLISHED, CHECKED, RUNNING) else s for s in worker.slots]
-    )
-    draft.set_worker(number, worker._replace(phase=READY, slots=slots, cut=WHOLE, peeked=()))
-    return ("the child of worker %s dies", number), None, draft
