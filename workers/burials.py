@@ -93,7 +93,7 @@ class Burials:
             log.warning(
                 "worker.buried", worker=holder, reason=reason, held=len(claims), settled=len(outcomes)
             )
-        started = frozenset(held.task_ids[: held.started]) if held else frozenset[int]()
+        started = {(task_id, held.token) for task_id in held.task_ids[: held.started]} if held else set()
         self._reclaim_rest(holder, reason, started=started)
 
     def _outcomes(
@@ -125,11 +125,13 @@ class Burials:
         if redis is not None:
             redis.flush()
 
-    def _reclaim_rest(self, holder: str, reason: str, *, started: frozenset[int] | None) -> None:
-        """Whatever else the dead worker held. `started` None: it is not known, so all of it counts."""
+    def _reclaim_rest(self, holder: str, reason: str, *, started: set[tuple[int, int]] | None) -> None:
+        """Whatever else the dead worker held. `started` has (task id, token): a task may be back under
+        another claim. None: it is not known, so all of it counts."""
         while rows := self._system.store.moves.held_by([holder], limit=ROWS):
             for row in rows:
-                self._reclaims.reclaim(row, reason, started=started is None or row.id in started)
+                began = started is None or (row.id, row.token) in started
+                self._reclaims.reclaim(row, reason, started=began)
 
     def _forget(self, holder: str, batch: Sequence[int]) -> None:
         registry = self._system.store.registry

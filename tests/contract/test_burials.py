@@ -254,6 +254,22 @@ def test_the_last_batch_on_the_page_says_nothing_about_the_claims_after_it(
     ]
 
 
+def test_a_start_of_an_earlier_claim_is_not_charged_to_the_next_one_of_the_same_task(
+    yard: Graveyard, sqlite_rows: Rows
+) -> None:
+    """Its retry was cut out of the batch and settled, and came back to the same worker, which was killed
+    before it could say so."""
+    life = yard.worker()
+    task_id = sqlite_rows.put("QUEUED", name="test.park")
+    (claim,) = yard.take(life, 1)
+    run(life, 0, RetryLater(claim, "no", 0))
+    yard.system.store.settlements.settle([RetryLater(claim, "no", 0)])
+    yard.system.store.claims.queued(holder=life.page.worker_id, limit=1, lease_seconds=FAR)
+    yard.dies(life, SEGFAULT)
+    yard.burials.bury_all()
+    assert (sqlite_rows.status(task_id), sqlite_rows.row(task_id)["failures"]) == ("QUEUED", 1)
+
+
 def _other_boot(path: Path) -> None:
     page = bytearray(path.read_bytes())
     page[8] ^= 1
