@@ -218,6 +218,8 @@ class Config(BaseModel):
     TASK_PAYLOAD_LIMIT_BYTES: Positive = _setting(262_144, "largest payload of one task")
     PRIORITY_FALLBACK: Priority | None = _setting(None, "stands for unknown ones; default: refuse them")
     MAX_ACTIVE_TASKS_PER_USER: Count = _setting(0, "active tasks a user may have; 0: no limit")
+    RQ_USER_CONCURRENCY: Count = _setting(0, "tasks of one user that run at a time; 0: no limit")
+    RQ_AGE_BONUS_SECONDS: Threshold = _setting(0.0, "waiting that moves a task up one priority; 0: none")
     QUEUE_SIZE_LIMIT: Count = _setting(0, "waiting tasks above which new ones are refused; 0: no limit")
     UPLOAD_LIMIT_BYTES: Positive = _setting(20_971_520, "largest file that can be sent to the web app")
     DESCRIBE_FOLDERS: Folders = _derived(

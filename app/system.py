@@ -86,7 +86,7 @@ def build_system(config: Config) -> System:
     database = Database(
         config.DATABASE_URL, pool_size=config.DB_POOL_SIZE, max_overflow=config.DB_MAX_OVERFLOW
     )
-    store = Store.over(database)
+    store = Store.over(database, user_concurrency=config.RQ_USER_CONCURRENCY)
     tickets = _tickets(config, settings, handlers, database) if config.RQ_ENABLED else None
     queue = TaskQueue(store, handlers, tickets, settings)
     return System(config, settings, handlers, store, tickets, queue, _declared(handlers, queue))
@@ -139,6 +139,8 @@ def core_settings(config: Config) -> CoreSettings:
         redis_percent=config.redis_percent,
         lease_seconds=config.RQ_LEASE_SECONDS,
         ticket_grace_seconds=config.RQ_TICKET_GRACE,
+        user_concurrency=config.RQ_USER_CONCURRENCY,
+        age_bonus_seconds=config.RQ_AGE_BONUS_SECONDS,
         fallback_enabled=config.RQ_FALLBACK_ENABLED,
         fallback_after_seconds=config.RQ_FALLBACK_TIMEOUT,
     )

@@ -164,8 +164,8 @@ class Worker:
                 continue
             outcomes = []
             self._page.begin((), lease_ends)
-            if consumer is self._last_asked:
-                idle = self._idle(idle)
+            if consumer is self._last_asked and not isinstance(take, TakeTickets):
+                idle = self._idle(idle)  # tickets that were worth nothing say that there may be more
 
     def _has_done_its_share(self) -> bool:
         if self._forks is not None and self._forks.broken:

@@ -51,6 +51,8 @@ class Healed:
     confirmed: int = 0
     stale: int = 0
     refilled: int = 0
+    let_in: int = 0
+    moved_up: int = 0
     hurry: bool = False  # a queue runs dry before the next step would come
     notes: list[str] = field(default_factory=list)
 
@@ -82,6 +84,7 @@ class Sweeper:
             grace = self._settings.ticket_grace_seconds
             self._missing = MissingTickets(self._store, self._tickets, grace_seconds=grace, clock=clock)
             self._refiller = Refiller(self._store, self._tickets)
+        self._users_wait = True
         self._next_full_pass = 0.0
         self._expired_since: dict[tuple[int, int], float] = {}
         self._last_look = clock()
@@ -103,6 +106,7 @@ class Sweeper:
         rules = self._fallback(rules, healed)
         healed.fired += self._scheduler.step()
         healed.due += self._repeat(lambda: self._store.moves.due(limit=BATCH))
+        self._let_users_in(healed)
         overflows = self._refill(rules, healed)
         if self._clock() >= self._next_full_pass:
             self._next_full_pass = self._clock() + FULL_PASS_SECONDS
@@ -138,8 +142,27 @@ class Sweeper:
         self._reclaim_expired(healed)
         for route in rules.values():
             healed.moved += self._wrong_track(route)
+            self._move_up(route, healed)
             self._check_tickets(route, overflows.get(route.priority), healed)
         self._store.registry.forget_silent(silent_seconds=SILENT_WORKER_SECONDS)
+
+    def _let_users_in(self, healed: Healed) -> None:
+        """Tasks that a limit per user has set aside, and nobody has let in. A limit that was taken back
+        leaves some behind: looked for until there are none."""
+        if self._users_wait:
+            moves = self._store.users.make_up()
+            self.queue.push_moved(moves)
+            healed.let_in += len(moves)
+            self._users_wait = bool(self._settings.user_concurrency or moves)
+
+    def _move_up(self, route: Route, healed: Healed) -> None:
+        """The age bonus, if there is one: a batch per pass, so that a long backlog does not move at once."""
+        bonus = self._settings.age_bonus_seconds
+        if bonus and not route.paused:
+            moves, old = self._store.aging.move_up(route.priority, waited_seconds=bonus, limit=BATCH)
+            self.queue.withdraw(old, from_the_head=True)
+            self.queue.push_moved(moves)
+            healed.moved_up += len(moves)
 
     def _repeat(self, batch: Callable[[], list[Moved]]) -> int:
         total = 0

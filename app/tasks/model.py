@@ -100,6 +100,8 @@ TRANSITIONS: tuple[Edge, ...] = (
         "status and epoch; waits for a row lock",
         False,
     ),
+    Edge("set aside", _ROUTED, (Status.SCHEDULED,), "as the claim; its user runs too many", True),
+    Edge("let in", (Status.SCHEDULED,), _ROUTED, "status, neither a time nor a hold", True),
     Edge("settle", (Status.PROCESSING,), ENDED, "token", False),
     Edge("retry later", (Status.PROCESSING,), WAITING, "token", True),
     Edge("release", (Status.PROCESSING,), _ROUTED, "token", True),
@@ -284,6 +286,7 @@ class Moved:
     task_id: int
     status: Status
     ticket: Ticket | None = None
+    front: bool = False  # its turn has been: the ticket goes before all others
 
 
 @dataclass(frozen=True, slots=True)

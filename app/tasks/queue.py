@@ -282,7 +282,7 @@ class TaskQueue:
         """Cancel a waiting task at once, ask a running one to stop. Raises `TaskNotFound`, `WrongState`."""
         task = self.store.queries.task(task_id)
         moved = self.store.moves.cancel(task_id)
-        self._withdraw(Ticket(task_id, task.epoch, task.priority, task.name))
+        self.withdraw([Ticket(task_id, task.epoch, task.priority, task.name)])
         return moved
 
     def retry(self, task_id: int) -> Moved:
@@ -307,7 +307,7 @@ class TaskQueue:
         """Move a waiting task to another priority. Raises `TaskNotFound`, `WrongState`."""
         task = self.store.queries.task(task_id)
         moved, was = self.store.moves.reprioritise(task_id, priority)
-        self._withdraw(Ticket(task_id, task.epoch, was, task.name))
+        self.withdraw([Ticket(task_id, task.epoch, was, task.name)])
         self.push_moved([moved])
         return moved
 
@@ -391,16 +391,23 @@ class TaskQueue:
             log.warning("tickets.left_to_sweeper", count=len(tickets), reason=str(error))
 
     def push_moved(self, moves: Iterable[Moved], *, front: bool = False) -> None:
-        self.push([move.ticket for move in moves if move.ticket is not None], front=front)
+        """Push the tickets of moved rows; with `front`, and where the move says so, before all that wait."""
+        groups: dict[bool, list[Ticket]] = {True: [], False: []}
+        for move in moves:
+            if move.ticket is not None:
+                groups[front or move.front].append(move.ticket)
+        for first, tickets in groups.items():
+            self.push(tickets, front=first)
 
-    def _withdraw(self, ticket: Ticket) -> None:
-        """Take a ticket that became stale out of its queue, so that `LLEN` tells the truth at once."""
-        if self.tickets is None or not self.tickets.health.worth_a_try:
+    def withdraw(self, tickets: Sequence[Ticket], *, from_the_head: bool = False) -> None:
+        """Take tickets of one queue that became stale out of it, so that `LLEN` tells the truth at once."""
+        if not tickets or self.tickets is None or not self.tickets.health.worth_a_try:
             return
         try:
-            self.tickets.remove(ticket.priority, [ticket.job_id])
+            ids = [ticket.job_id for ticket in tickets]
+            self.tickets.remove(tickets[0].priority, ids, from_the_head=from_the_head)
         except RedisUnavailable:
-            log.info("tickets.left_to_sweeper", count=1)
+            log.info("tickets.left_to_sweeper", count=len(tickets))
 
 
 def _first_ticket(new: NewTask) -> Ticket:

@@ -254,6 +254,28 @@ workers = Table(
     mysql_charset="utf8mb4",
 )
 
+# Tasks beyond their user's limit of running ones, set aside until one of the user's tasks ends.
+user_waits = Table(
+    "user_waits",
+    metadata,
+    Column("task_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("user_id", short_word(128), nullable=False),
+    Column("priority", PriorityRank, nullable=False),
+    # a user's next one, and the users that wait
+    Index("ix_user_waits_next", "user_id", "priority", "task_id"),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+)
+
+# Gates that claims of a user pass one by one: users share them, and the rows never change.
+user_gates = Table(
+    "user_gates",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+)
+
 # Named locks with a lease on the database clock: one sweeper at a time.
 locks = Table(
     "locks",

@@ -17,6 +17,8 @@ class CoreSettings:
     result_limit_bytes: int = 1_048_576
     active_tasks_per_user: int = 0
     queue_size_limit: int = 0
+    user_concurrency: int = 0
+    age_bonus_seconds: float = 0
     default_timeout_seconds: int = 3600
     priority_timeout_seconds: Mapping[Priority, int] = field(default_factory=dict)
     max_retries: int = 3

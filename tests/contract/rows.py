@@ -17,7 +17,10 @@ from sqlalchemy import Connection, create_engine, event, text
 from app.tasks.database import Database
 
 EFFECTS = "CREATE TABLE effects (task_id BIGINT NOT NULL)"  # what a handler writes through its connection
-TABLES = ("effects", "schedules", "tasks", "task_events", "routing", "workers", "locks", "memory")
+TABLES = (
+    *("effects", "schedules", "user_waits", "tasks", "task_events"),
+    *("routing", "workers", "locks", "memory"),
+)
 RANKS = {"urgent": 0, "high": 1, "normal": 2, "low": 3}
 WAITING = ("QUEUED", "DISPATCHED")
 ENDED = ("COMPLETED", "FAILED", "CANCELLED")

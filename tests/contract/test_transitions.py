@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from sqlalchemy import insert, select
 
 from app.tasks.errors import WrongState
 from app.tasks.model import (
@@ -26,6 +27,7 @@ from app.tasks.model import (
     Ticket,
     Track,
 )
+from app.tasks.schema import tasks, user_waits
 from app.tasks.store import Store
 from app.tasks.store.submitting import Placement, Refusal
 from tests.contract.rows import ENDED, TOKEN, WAITING, Rows
@@ -52,6 +54,30 @@ def claim_of(row: Mapping[str, Any]) -> Claim:
     return Claim(
         row["id"], row["name"], "{}", Priority.NORMAL, TOKEN, row["epoch"], 1, row["failures"], Track.REDIS
     )
+
+
+OF_A_USER = {"user_id": "ann", "run_at": None}
+
+
+def claim_too_many(store: Store, row: Mapping[str, Any]) -> list[int]:
+    """The user has one task running and may have no other. Returns who was set aside."""
+    limited = Store.over(store.database, user_concurrency=1)
+    first = NewTask(77, "test.noop", "{}", Priority.URGENT, user_id="ann")
+    version = store.routing.refresh()[Priority.URGENT].version
+    store.submissions.insert(first, Placement(Status.QUEUED, version))
+    terms: dict[str, Any] = {"holder": "new", "lease_seconds": LEASE}
+    limited.claims.queued(limit=1, priorities=[Priority.URGENT], **terms)
+    limited.claims.queued(limit=9, priorities=[Priority.NORMAL], **terms)
+    limited.claims.tickets([(row["id"], row["epoch"])], **terms)
+    store.database.run(lambda on: on.execute(tasks.delete().where(tasks.c.id == first.task_id)))
+    query = select(user_waits.c.task_id).where(user_waits.c.task_id == row["id"])
+    return list(store.database.read(lambda on: on.execute(query).scalars().all()))
+
+
+def let_in(store: Store, row: Mapping[str, Any]) -> Any:
+    wait = {"task_id": row["id"], "user_id": "ann", "priority": Priority.NORMAL}
+    store.database.run(lambda on: on.execute(insert(user_waits), wait))
+    return Store.over(store.database, user_concurrency=1).users.make_up()
 
 
 def settle(make: Callable[[Claim], Outcome]) -> Callable[[Store, Mapping[str, Any]], Any]:
@@ -170,6 +196,11 @@ CASES = {
         empty,
         {"held": True, "run_at": None},
     ),
+    "a claim over the user's limit": Case(
+        "set aside", {"QUEUED": "SCHEDULED", "DISPATCHED": "SCHEDULED"}, claim_too_many, empty, OF_A_USER
+    ),
+    "let in by Redis": Case("let in", {"SCHEDULED": "DISPATCHED"}, let_in, empty, OF_A_USER),
+    "let in by the database": Case("let in", {"SCHEDULED": "QUEUED"}, let_in, empty, OF_A_USER, 0),
     "dispatch": Case(
         "dispatch",
         {"QUEUED": "DISPATCHED"},

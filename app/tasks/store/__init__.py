@@ -11,7 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from app.tasks.database import Database
+from app.tasks.store.aging import Aging
 from app.tasks.store.claims import Claims
+from app.tasks.store.fairness import UserLimit
 from app.tasks.store.moves import Moves
 from app.tasks.store.queries import Queries
 from app.tasks.store.registry import Registry
@@ -38,10 +40,16 @@ class Store:
     routing: RoutingTable
     registry: Registry
     schedules: ScheduleRows
+    users: UserLimit
+    aging: Aging
 
     @classmethod
-    def over(cls, database: Database) -> Store:
-        claims, settlements = Claims(database), Settlements(database)
+    def over(cls, database: Database, *, user_concurrency: int = 0) -> Store:
+        """`user_concurrency`: how many tasks of one user may run at a time; 0: no limit."""
+        users = UserLimit(database, user_concurrency)
+        limited = user_concurrency > 0
+        claims = Claims(database, admit=users.admit if limited else None)
+        settlements = Settlements(database, let_next_in=users.let_next_in if limited else None)
         submissions = Submissions(database)
         return cls(
             database=database,
@@ -55,4 +63,6 @@ class Store:
             routing=RoutingTable(database),
             registry=Registry(database),
             schedules=ScheduleRows(database, submissions),
+            users=users,
+            aging=Aging(database),
         )

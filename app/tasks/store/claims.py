@@ -59,9 +59,17 @@ class Terms:
 
 
 class Claims:
-    def __init__(self, database: Database, *, draw_token: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        draw_token: Callable[[], int] | None = None,
+        admit: Callable[[Connection, Sequence[Claim]], list[Claim]] | None = None,
+    ) -> None:
+        """`admit` may keep rows back, in the claim's transaction; what it does with them is its affair."""
         self._database = database
         self.draw_token = draw_token or (lambda: _token.getrandbits(62) + 1)
+        self._admit = admit
         self._sql = DriverSql(database)
         self._columns = _claimed_columns(database.kind)
         self._queued = self._sql.status_is(Status.QUEUED)
@@ -134,8 +142,11 @@ class Claims:
         # in the order of the tickets, which is the order of service
         granted.sort(key=lambda row: place[row[_ID], row[_EPOCH]])
         known = {(row[_ID], row[_EPOCH]) for row in rows}
+        won = self._take(on, granted, Track.REDIS, terms)
+        if len(won) < len(granted):  # kept back: their tickets are worth nothing any more
+            known -= {(row[_ID], row[_EPOCH]) for row in granted} - {(c.task_id, c.epoch) for c in won}
         return TicketClaims(
-            won=self._take(on, granted, Track.REDIS, terms),
+            won=won,
             refused=[(row[_ID], row[_EPOCH]) for row in rows if row[_PRIORITY] not in allowed],
             stale=[] if len(known) == len(references) else [p for p in references if p not in known],
         )
@@ -183,10 +194,13 @@ class Claims:
         return bool(self._database.write_one(lambda on: on.execute(statement).rowcount))
 
     def _take(self, on: Connection, rows: Sequence[_Row], track: Track, terms: Terms) -> list[Claim]:
-        if not rows:
+        claims = [_claim(row, terms.token, track) for row in rows]
+        if claims and self._admit is not None:
+            claims = self._admit(on, claims)
+        if not claims:
             return []
         mark = self._sql.mark
-        ids = sorted(row[_ID] for row in rows)
+        ids = sorted(claim.task_id for claim in claims)
         statement = (
             f"UPDATE tasks SET status = 'PROCESSING', token = {mark}, holder = {mark},"  # noqa: S608
             f" attempt = attempt + 1, confirmed_in = 0, started_at = {self._sql.now},"
@@ -194,7 +208,7 @@ class Claims:
             f" progress_step = NULL WHERE id IN ({self._sql.marks(len(ids))})"
         )
         on.exec_driver_sql(statement, (terms.token, terms.holder, *ids))
-        return [_claim(row, terms.token, track) for row in rows]
+        return claims
 
     def _next_queued(
         self, priorities: Sequence[Priority], limit: int, waiting_for_seconds: float

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,8 +45,15 @@ class OddRows(Exception):
 
 
 class Settlements:
-    def __init__(self, database: Database) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        let_next_in: Callable[[Connection, Iterable[Outcome]], list[Moved]] | None = None,
+    ) -> None:
+        """`let_next_in` may bring other rows on their way, in the transaction in which these claims end."""
         self._database = database
+        self._let_next_in = let_next_in
         self._mark = "?" if database.kind == "sqlite" else "%s"
         now = database_now().compile(dialect=database.engine.dialect)
         processing = status_is(Status.PROCESSING)
@@ -76,13 +83,15 @@ class Settlements:
         Raises `OddRows` if some row of a bulk is not as its claim left it: roll back, and settle again with
         `one_by_one`, which finds out row by row. Rows are taken in the order of their ids.
         """
-        settled = Settled()
+        settled, ended = Settled(), outcomes
         if not one_by_one:
             self._complete(on, [o for o in outcomes if isinstance(o, Completed)], settled)
             _release(on, [o.claim for o in outcomes if isinstance(o, Released)], settled)
             outcomes = [o for o in outcomes if not isinstance(o, Completed | Released)]
         for outcome in sorted(outcomes, key=lambda outcome: outcome.claim.task_id):
             _settle_one(on, outcome, settled)
+        if self._let_next_in is not None and ended:
+            settled.moves += self._let_next_in(on, ended)
         return settled
 
     def _complete(self, on: Connection, completed: Sequence[Completed], settled: Settled) -> None:

@@ -341,12 +341,15 @@ class RQQueueManager:
 
     # --- clearing -------------------------------------------------------------------------------------
 
-    def remove(self, priority: Priority, job_ids: Iterable[str]) -> int:
-        """Take tickets out of a queue wherever they stand. Returns how many were there."""
+    def remove(self, priority: Priority, job_ids: Iterable[str], *, from_the_head: bool = False) -> int:
+        """Take tickets out of a queue wherever they stand. Returns how many were there.
+
+        Each is searched for through the whole queue; `from_the_head` only until it was found once.
+        """
         ids = list(job_ids)
         if not ids:
             return 0
-        arguments = [self._job_prefix, KEEP_TAKEN_SECONDS, *ids]
+        arguments = [self._job_prefix, KEEP_TAKEN_SECONDS, int(from_the_head), *ids]
         return int(self._call("remove", [self.queue_key(priority)], arguments))
 
     def clear(self, priority: Priority) -> int:
