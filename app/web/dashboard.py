@@ -13,6 +13,7 @@ import redis
 import rq_dashboard
 import rq_dashboard.web
 from flask import Flask, Response, request
+from rq import Worker
 from rq.exceptions import DeserializationError, InvalidJobOperation, NoSuchJobError
 from rq.job import requeue_job
 from werkzeug.wrappers import Response as AnyResponse
@@ -36,6 +37,16 @@ class DashboardJob(TicketJob):
     @classmethod
     def fetch(cls, id: str, connection: Any = None, serializer: Any = None, **more: Any) -> Any:  # noqa: A002
         return super().fetch(id, connection=connection, serializer=TicketSerializer, **more)
+
+
+class DashboardWorker(Worker):
+    """A worker whose job is read by our serializer: the default one would unpickle what a hash holds."""
+
+    @classmethod
+    def all(cls, *arguments: Any, **options: Any) -> Any:
+        return super().all(
+            *arguments, **options | {"job_class": DashboardJob, "serializer": TicketSerializer}
+        )
 
 
 def install(app: Flask, tickets: RQQueueManager) -> None:
@@ -63,6 +74,7 @@ def _prepare_once() -> None:
         blueprint.register_error_handler(unreadable, _unreadable)
     rq_dashboard.web.config.serializer = TicketSerializer
     rq_dashboard.web.Job = DashboardJob
+    rq_dashboard.web.Worker = DashboardWorker
     rq_dashboard.web.requeue_job = partial(requeue_job, serializer=TicketSerializer)
     rq_dashboard.web.from_url = _our_connection
 

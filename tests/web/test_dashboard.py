@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import pickle
+import time
 from typing import Any
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from app.tasks.model import PRIORITIES, Claim, Track
+from app.tasks.tickets.manager import Ended
+from app.tasks.tickets.worker_registry import Presence
 from tests.servers import RedisServer
 from tests.web.support import ADMIN, ADMIN_TOKEN, BROWSER, SUBMITTER, MakeApp, submit, system_of
 from tests.web.test_browser import log_in
@@ -46,6 +50,35 @@ def test_a_ticket_is_shown_in_words(app: Flask, client: FlaskClient) -> None:
     job = client.get(f"{ROOT}/0/data/job/{job_id_of(app)}.json", headers=ADMIN).get_json()
     assert (job["origin"], job["description"]) == ("normal", "test.noop")
     assert client.get(f"{ROOT}/0/view/job/{job_id_of(app)}", headers=ADMIN).status_code == 200
+
+
+def test_it_shows_our_workers_what_they_run_and_what_came_out(app: Flask, client: FlaskClient) -> None:
+    submit(client, headers=SUBMITTER)
+    tickets = system_of(app).tickets
+    assert tickets is not None
+    [taken] = tickets.take("box:1:a", PRIORITIES, 1)
+    assert taken.reference is not None
+    claim = Claim(taken.reference[0], "test.noop", "{}", taken.priority, 1, 1, 1, 0, Track.REDIS)
+    seen = Presence("box:1:a", PRIORITIES, born_at=1.0, state="busy", finished=3, failed=1, running=claim)
+    tickets.workers.present(seen, now=time.time())
+    [worker] = client.get(f"{ROOT}/0/data/workers.json", headers=ADMIN).get_json()["workers"]
+    assert (worker["name"], worker["state"]) == ("box:1:a", "busy")
+    assert (worker["current_job"]["job_id"], worker["successful_job_count"]) == (taken.job_id, 3)
+    assert worker["queues"] == list(PRIORITIES)
+
+    tickets.finish("box:1:a", [Ended(taken.job_id, taken.priority, True)])
+    job = client.get(f"{ROOT}/0/data/job/{taken.job_id}.json", headers=ADMIN).get_json()
+    assert (job["status"], job["result"]) == ("finished", {"task": claim.task_id, "status": "COMPLETED"})
+
+
+def test_it_shows_why_a_ticket_failed(app: Flask, client: FlaskClient) -> None:
+    submit(client, headers=SUBMITTER)
+    tickets = system_of(app).tickets
+    assert tickets is not None
+    [taken] = tickets.take("box:1:a", PRIORITIES, 1)
+    tickets.finish("box:1:a", [Ended(taken.job_id, taken.priority, False, "ValueError: too bad")])
+    job = client.get(f"{ROOT}/0/data/job/{taken.job_id}.json", headers=ADMIN).get_json()
+    assert (job["status"], job["exc_info"]) == ("failed", "ValueError: too bad")
 
 
 def test_its_scripts_may_run_and_ours_stay_strict(client: FlaskClient) -> None:
@@ -119,7 +152,20 @@ def test_a_pickle_in_redis_is_never_loaded(app: Flask, client: FlaskClient) -> N
     assert tickets is not None
     bomb = pickle.dumps(Bomb())
     tickets.client.hset(f"rq:job:{job_id}", mapping={"data": bomb, "meta": bomb, "result": bomb})
+    # a worker that says it runs that job
+    tickets.client.sadd("rq:workers", "rq:worker:w")
+    tickets.client.hset("rq:worker:w", mapping={"queues": "normal", "birth": "2026-01-01T00:00:00.000000Z"})
+    tickets.client.sadd("rq:worker:w:executions", f"{job_id}:1")
+    run: dict[Any, Any] = {
+        "id": "1",
+        "job_id": job_id,
+        "created_at": "1.0",
+        "last_heartbeat": "1.0",
+        "worker_name": "w",
+    }
+    tickets.client.hset(f"rq:execution:{job_id}:1", mapping=run)
     for method, path in (
+        ("GET", "/0/data/workers.json"),
         ("GET", f"/0/data/job/{job_id}.json"),
         ("GET", f"/0/view/job/{job_id}"),
         ("GET", "/0/data/jobs/normal/queued/8/asc/1.json"),
