@@ -35,6 +35,7 @@ from workers.visiting import STRICT, Visits
 from workers.worker import Worker
 
 TICK_SECONDS = 0.2
+IDLE_TICK_SECONDS = 1.0
 SWEEPER_STOP_SECONDS = 10.0
 
 log = structlog.get_logger(__name__)
@@ -104,7 +105,7 @@ class Pool:
             self._board.show(self._replacing.state, self._slots)
             if self._reload_asked:
                 self._reload()
-            self._wait(TICK_SECONDS)
+            self._wait(TICK_SECONDS if self._is_busy() else IDLE_TICK_SECONDS)
         self._board.show("stopping", self._slots)
         self._stop_all()
         self._board.remove()
@@ -203,6 +204,13 @@ class Pool:
                 slot.kill(cause)
             elif (reason := watch.reason_to_recycle()) is not None:
                 slot.ask_to_leave(reason)
+
+    def _is_busy(self) -> bool:
+        """True if there is something to look at soon: a task in work, or a worker that is coming or going."""
+        return any(
+            slot.watch is None or slot.leaving or slot.watch.page.running() is not None
+            for slot in self._workers
+        )
 
     def _reap(self, slots: Iterable[Slot]) -> None:
         """Take note of who has ended, and have the keeper bury them at once."""

@@ -109,7 +109,7 @@ class Slot:
             in_a_task = self.watch.page.running() is not None
             self.watch.page.set_cause(CauseOfDeath.of_exit(code))
             self.watch.page.close()
-        wanted = self._killed or code == EXIT_RECYCLED or (code == 0 and bool(self.leaving))
+        wanted = self._killed or code == EXIT_RECYCLED or (code == 0 and self._left_in_good_time())
         delay = 0.0 if wanted else self._delay_after_death(in_a_task=in_a_task)
         self.last_end = self.leaving or CauseOfDeath.of_exit(code).sentence()
         self.pid, self.watch = None, None
@@ -119,6 +119,11 @@ class Slot:
             return
         say = log.error if self.is_down else log.warning
         say("worker.died", slot=self.name, code=code, restart_seconds=round(delay, 1), quick=self.failures)
+
+    def _left_in_good_time(self) -> bool:
+        """It was asked to leave. One that is too large from the start would be so again and again."""
+        too_soon = self.leaving == "memory" and time.monotonic() - self.started < HEALTHY_SECONDS
+        return bool(self.leaving) and not too_soon
 
     def _delay_after_death(self, *, in_a_task: bool) -> float:
         """Doubles with each quick death; after too many, which no task is to blame for, a long pause."""

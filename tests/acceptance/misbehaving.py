@@ -86,20 +86,27 @@ def killed(payload: dict[str, Any], context: TaskContext) -> str:
     return "the second time"
 
 
-@task("fork.any", retry_base_seconds=0.2, isolation="fork")
-def any_of_them(payload: dict[str, Any], context: TaskContext) -> Any:
-    """One of the others by its name, or a good one, in a process of its own."""
-    if payload["how"] == "good":
-        _start(payload, context)
-        context.progress(40, "nearly")
-        return {"pid": os.getpid(), "padding": "x" * payload.get("size", 0)}
-    if payload["how"] == "connection":
-        return context.connection
-    if payload["how"] == "family":
-        child = subprocess.Popen(["sleep", "600"])
-        with open(payload["path"] + ".child", "w", encoding="utf-8") as file:
-            file.write(str(child.pid))
-        return deaf(payload, context)
-    return {"segfault": segfault, "exit": leave, "memory": memory, "deaf": deaf, "c_code": c_code}[
-        payload["how"]
-    ](payload, context)
+@task("fork.fine", retry_base_seconds=0.2, isolation="fork")
+def fine_alone(payload: dict[str, Any], context: TaskContext) -> dict[str, Any]:
+    """Nothing wrong, and a large result."""
+    _start(payload, context)
+    context.progress(40, "nearly")
+    return {"pid": os.getpid(), "padding": "x" * payload["size"]}
+
+
+@task("fork.connection", isolation="fork")
+def connection(payload: dict[str, Any], context: TaskContext) -> Any:
+    """Asks for what a run in a process of its own has not."""
+    return context.connection
+
+
+@task("fork.family", isolation="fork")
+def family(payload: dict[str, Any], context: TaskContext) -> None:
+    """Starts a process of its own, and does not hear."""
+    subprocess.Popen(["sleep", "600"])
+    deaf(payload, context)
+
+
+for culprit in (deaf, c_code, regex, leave, segfault, memory):
+    name = {"leave": "exit"}.get(culprit.__name__, culprit.__name__)
+    task(f"fork.{name}", retry_base_seconds=0.2, isolation="fork")(culprit)

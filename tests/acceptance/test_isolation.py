@@ -1,4 +1,4 @@
-"""Handlers that take their worker with them: the culprit pays once, its neighbours pay nothing."""
+"""Handlers that take their process with them: the culprit pays once, its neighbours pay nothing."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,23 +17,37 @@ import pytest
 from app.tasks.model import Status, Submitted, Task
 from app.tasks.submission import TaskRequest
 from tests.acceptance.conftest import StackMaker
-from tests.acceptance.stack import Stack, children_of
+from tests.acceptance.stack import Stack, alive, children_of
 from tests.contract.parts import handler
+from tests.servers import RedisServer
 from tests.waiting import wait_until
 
-MODULES = "app.handlers,tests.acceptance.misbehaving"
 BEFORE, AFTER = 30, 6  # a worker takes one task at a time until it knows that they are short
-
-KILLED = "ran longer than its limit of 1 s and was killed"
-CULPRITS = {
-    "exit": "its worker ended with exit code 3",
-    "segfault": "its worker was killed by SIGSEGV",
-    "memory": "used more than 240 MB of memory",
-    "deaf": KILLED,
-    "c_code": KILLED,
-    "regex": "ran longer than its limit of 1 s",
+SETTINGS: dict[str, Any] = {
+    "TASK_MODULES": "app.handlers,tests.acceptance.misbehaving",
+    "RQ_LEASE_SECONDS": 600,
+    "RQ_KILL_GRACE": 0.5,
+    "RQ_WORKER_MEMORY_MB": 160,
 }
-
+KILLED = "ran longer than its limit of 1 s and was killed"
+LATE = "ran longer than its limit of 1 s"
+OF_A_WORKER = {
+    "bad.exit": "its worker ended with exit code 3",
+    "bad.segfault": "its worker was killed by SIGSEGV",
+    "bad.memory": "used more than 240 MB of memory",
+    "bad.deaf": KILLED,
+    "bad.c_code": KILLED,
+    "bad.regex": LATE,
+}
+OF_A_RUN = {
+    "fork.exit": "its process ended with exit code 3",
+    "fork.segfault": "its process was killed by SIGSEGV",
+    "fork.memory": "used more than 240 MB of memory",
+    "fork.deaf": KILLED,
+    "fork.c_code": KILLED,
+    "fork.regex": LATE,
+    "fork.connection": "RuntimeError: a handler with isolation='fork' has no part in its task's transaction",
+}
 CHANGING = """
 from app.tasks.handlers import task
 
@@ -44,141 +59,197 @@ def version(payload):
 
 @pytest.fixture
 def stack(redis_url: str, make_stack: StackMaker, tmp_path: Path) -> Stack:
-    return make_stack(
-        f"sqlite:///{tmp_path / 'tasks.db'}",
-        redis_url,
-        TASK_MODULES=MODULES,
-        RQ_LEASE_SECONDS=600,
-        RQ_KILL_GRACE=0.5,
-        RQ_WORKER_MEMORY_MB=160,
-    )
+    return make_stack(f"sqlite:///{tmp_path / 'tasks.db'}", redis_url, **SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def running(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """One installation with a pool of two workers, for tests that leave it as they found it."""
+    folder = tmp_path_factory.mktemp("isolation")
+    database = f"sqlite:///{folder / 'tasks.db'}"
+    stack = Stack(folder / "var", database, redis_server.url, RQ_QUEUE_PREFIX="isolation-", **SETTINGS)
+    stack.start_pool(workers=2)
+    yield stack
+    stack.close()
 
 
 def bad(stack: Stack, name: str, *, payload: dict[str, Any] | None = None, **options: Any) -> TaskRequest:
-    return TaskRequest(f"bad.{name}", {"path": str(stack.ledger_file)} | (payload or {}), **options)
+    return TaskRequest(name, {"path": str(stack.ledger_file)} | (payload or {}), **options)
 
 
-def submit(stack: Stack, requests: list[TaskRequest]) -> list[int]:
+def submit(stack: Stack, *requests: TaskRequest) -> list[int]:
     answers = stack.system.queue.submit_many(requests)
     return [answer.task_id for answer in answers if isinstance(answer, Submitted)]
-
-
-def _result(stack: Stack) -> Any:
-    """What `changing.version` gives back now: by the code of whichever worker takes it."""
-    task_id = stack.system.queue.submit(TaskRequest("changing.version", {})).task_id
-    wait_until(
-        lambda: task(stack, task_id).status is Status.COMPLETED, deadline_seconds=20, what="the version"
-    )
-    return task(stack, task_id).result
-
-
-def _has_started(stack: Stack, task_id: int) -> bool:
-    return stack.starts()[task_id] > 0
 
 
 def task(stack: Stack, task_id: int) -> Task:
     return stack.system.store.queries.task(task_id)
 
 
-@pytest.mark.timeout(90)
-def test_handlers_that_take_their_worker_along_pay_alone(stack: Stack) -> None:
-    fine, requests = bad(stack, "fine"), list[TaskRequest]()
-    for name in CULPRITS:
-        limit = None if name == "memory" else 1
-        culprit = bad(stack, name, max_retries=0, timeout_seconds=limit)
+def has_started(stack: Stack, task_id: int) -> bool:
+    return stack.starts()[task_id] > 0
+
+
+def wait_for_start(stack: Stack, task_id: int) -> None:
+    wait_until(partial(has_started, stack, task_id), deadline_seconds=20, what="the task to start")
+
+
+def wait_for_ends(stack: Stack, ids: list[int], *, seconds: float = 60) -> None:
+    def ended() -> bool:
+        return all(task(stack, task_id).ended_at is not None for task_id in ids)
+
+    wait_until(ended, deadline_seconds=seconds, what=f"the tasks {ids} to end")
+
+
+def worker_pids(stack: Stack) -> set[int]:
+    return {row.pid for row in stack.workers()}
+
+
+# --- in the worker's process --------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(120)
+def test_handlers_that_take_their_worker_along_pay_alone(running: Stack) -> None:
+    fine, requests = bad(running, "bad.fine"), list[TaskRequest]()
+    for name in OF_A_WORKER:
+        limit = None if name == "bad.memory" else 1
+        culprit = bad(running, name, max_retries=0, timeout_seconds=limit)
         requests += [fine] * BEFORE + [culprit] + [fine] * AFTER
-    ids = submit(stack, requests)
-    stack.start_pool(workers=1)
-    stack.wait_until_ended(len(ids), deadline_seconds=60)
+    ids = submit(running, *requests)
+    wait_for_ends(running, ids)
     for task_id, request in zip(ids, requests, strict=True):
-        after = task(stack, task_id)
-        name = request.name.removeprefix("bad.")
-        if name == "fine":
+        after = task(running, task_id)
+        if request.name == "bad.fine":
             assert (after.status, after.result, after.failures) == (Status.COMPLETED, "fine", 0)
         else:
             assert (after.status, after.failures) == (Status.FAILED, 1)
-            assert str(after.error).removesuffix("; no retry is left") == CULPRITS[name]
-    starts = stack.starts()
+            assert str(after.error).removesuffix("; no retry is left") == OF_A_WORKER[request.name]
+    starts = running.starts()
     assert {starts[task_id] for task_id in ids} == {1}, "a neighbour's result was lost, and it ran again"
 
 
-def test_what_had_come_out_when_the_whole_tree_was_killed_is_recorded_and_not_run_again(stack: Stack) -> None:
-    ids = submit(stack, [*[bad(stack, "fine")] * BEFORE, bad(stack, "c_code", payload={"once": True})])
-    ids += submit(stack, [bad(stack, "fine")] * AFTER)
-    pool = stack.start_pool(workers=1)
-    culprit = ids[BEFORE]
-    wait_until(lambda: stack.starts()[culprit], deadline_seconds=20, what="the task that keeps still")
-    unsettled = [task_id for task_id in ids[:BEFORE] if task(stack, task_id).status is Status.PROCESSING]
-    for process in [psutil.Process(pool.pid), *children_of(pool.pid)]:
-        process.kill()
-    pool.wait()
-    assert unsettled, "the batch had finished tasks"
-    killed_at = time.monotonic()
-    stack.start_pool(workers=1)
-    stack.wait_until_ended(len(ids), deadline_seconds=20)
-    print(f"{len(unsettled)} unsettled; all ended {time.monotonic() - killed_at:.1f} s after the kill")
-    assert stack.counts() == {"COMPLETED": len(ids)}
-    starts = stack.starts()
-    assert starts.pop(culprit) == 2
-    assert set(starts.values()) == {1}
-    assert task(stack, culprit).failures == 1
-
-
-def test_a_running_task_that_ignores_its_cancel_is_killed_and_ends_cancelled(stack: Stack) -> None:
-    deaf, still = submit(stack, [bad(stack, "deaf"), bad(stack, "c_code")])
-    stack.start_pool(workers=2)
-    for culprit in (deaf, still):
-        wait_until(partial(_has_started, stack, culprit), deadline_seconds=20, what="the task to run")
-        stack.system.queue.cancel(culprit)
-    neighbours = submit(stack, [bad(stack, "fine")] * AFTER)
-    stack.wait_until_ended(2 + AFTER, deadline_seconds=20)
-    for culprit in (deaf, still):
-        after = task(stack, culprit)
+def test_a_running_task_that_ignores_its_cancel_is_killed_and_ends_cancelled(running: Stack) -> None:
+    culprits = submit(running, bad(running, "bad.deaf"), bad(running, "bad.c_code"))
+    for culprit in culprits:
+        wait_for_start(running, culprit)
+        running.system.queue.cancel(culprit)
+    neighbours = submit(running, *[bad(running, "bad.fine")] * AFTER)
+    wait_for_ends(running, [*culprits, *neighbours])
+    for culprit in culprits:
+        after = task(running, culprit)
         assert (after.status, after.attempt) == (Status.CANCELLED, 1)
         assert after.error == "cancelled; it did not stop by itself and was killed"
-    assert {task(stack, neighbour).status for neighbour in neighbours} == {Status.COMPLETED}
-    assert set(stack.starts().values()) == {1}
+    assert {task(running, neighbour).status for neighbour in neighbours} == {Status.COMPLETED}
 
 
-def test_a_killed_worker_is_buried_within_the_blink_of_an_eye(stack: Stack) -> None:
-    stack.start_pool(workers=1)
-    running = submit(stack, [bad(stack, "c_code", payload={"once": True})])[0]
-    wait_until(lambda: stack.starts()[running], deadline_seconds=20, what="the task to run")
-    worker = next(row.pid for row in stack.workers())
-    assert stack.start("-m", "workers", "status", "--json", log_name="status").wait(30) == 0
-    (pool,) = json.loads((stack.folder / "status.log").read_text())["pools"]
-    slots = {slot["name"]: slot for slot in pool["slots"]}
-    assert (slots["redis-1"]["pid"], slots["redis-1"]["task_id"]) == (worker, running)
-    os.kill(worker, signal.SIGKILL)
+def test_a_killed_worker_is_buried_at_once_and_the_status_had_told_what_it_ran(running: Stack) -> None:
+    (culprit,) = submit(running, bad(running, "bad.c_code", payload={"once": True}))
+    wait_for_start(running, culprit)
+    assert running.start("-m", "workers", "status", "--json", log_name="status").wait(30) == 0
+    (pool,) = json.loads((running.folder / "status.log").read_text())["pools"]
+    (slot,) = [slot for slot in pool["slots"] if slot["task_id"] == culprit]
+    os.kill(slot["pid"], signal.SIGKILL)
     killed_at = time.monotonic()
     wait_until(
-        lambda: task(stack, running).status is not Status.PROCESSING, deadline_seconds=10, what="the burial"
+        lambda: task(running, culprit).failures == 1, deadline_seconds=10, what="the burial of the worker"
     )
     print(f"buried {1000 * (time.monotonic() - killed_at):.0f} ms after the kill")
-    stack.wait_until_ended(1, deadline_seconds=10)
-    assert (task(stack, running).status, task(stack, running).failures) == (Status.COMPLETED, 1)
+    wait_for_ends(running, [culprit])
+    assert (task(running, culprit).status, task(running, culprit).failures) == (Status.COMPLETED, 1)
+
+
+# --- in processes of their own ------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(120)
+def test_runs_that_crash_hang_or_eat_memory_leave_their_worker_alone(running: Stack) -> None:
+    wait_until(lambda: len(running.workers()) == 2, deadline_seconds=20, what="two workers")
+    workers = worker_pids(running)
+    requests = [
+        bad(running, name, max_retries=0, timeout_seconds=None if name == "fork.memory" else 1)
+        for name in OF_A_RUN
+    ]
+    requests.append(bad(running, "fork.fine", payload={"size": 900_000}))
+    *culprits, good = submit(running, *requests)
+    wait_for_ends(running, [*culprits, good])
+    for culprit, (name, error) in zip(culprits, OF_A_RUN.items(), strict=True):
+        after = task(running, culprit)
+        assert (name, after.status, after.failures) == (name, Status.FAILED, 1)
+        assert str(after.error).removesuffix("; no retry is left") == error
+    after = task(running, good)
+    assert (after.status, after.progress_step) == (Status.COMPLETED, "nearly")
+    assert len(after.result["padding"]) == 900_000
+    assert after.result["pid"] not in workers
+    assert worker_pids(running) == workers
+
+
+def test_a_run_that_ignores_its_cancel_is_killed_with_all_that_it_started(running: Stack) -> None:
+    workers = worker_pids(running)
+    (culprit,) = submit(running, bad(running, "fork.family"))
+    wait_for_start(running, culprit)
+    below = [process for worker in workers for process in children_of(worker)]
+    (child,) = [process for process in alive(below) if process.name() == "sleep"]
+    running.system.queue.cancel(culprit)
+    wait_for_ends(running, [culprit])
+    assert task(running, culprit).status is Status.CANCELLED
+    wait_until(lambda: not alive([child]), deadline_seconds=10, what="the run's own child to end")
+    assert worker_pids(running) == workers
+
+
+# --- the whole tree -----------------------------------------------------------------------------------
+
+
+def test_what_had_come_out_when_the_whole_tree_was_killed_is_recorded_and_not_run_again(stack: Stack) -> None:
+    fine = bad(stack, "bad.fine")
+    ids = submit(stack, *[fine] * BEFORE, bad(stack, "bad.c_code", payload={"once": True}), *[fine] * AFTER)
+    culprits = [ids[BEFORE]]
+    pool = stack.start_pool(workers=2)
+    wait_for_start(stack, culprits[0])
+    unsettled = [task_id for task_id in ids[:BEFORE] if task(stack, task_id).status is Status.PROCESSING]
+    culprits += submit(stack, bad(stack, "fork.c_code", payload={"once": True}))
+    wait_for_start(stack, culprits[1])
+    tree = [psutil.Process(pool.pid), *children_of(pool.pid)]
+    assert stack.pids() <= {process.pid for process in tree}
+    pool.kill()
+    pool.wait()
+    wait_until(lambda: not alive(tree), deadline_seconds=10, what="the tree to die with its root")
+    killed_at = time.monotonic()
+    stack.start_pool(workers=2)
+    wait_for_ends(stack, [*ids, *culprits])
+    print(f"{len(unsettled)} unsettled; all ended {time.monotonic() - killed_at:.1f} s after the kill")
+    assert stack.counts() == {"COMPLETED": len(ids) + 1}
+    starts = stack.starts()
+    for culprit in culprits:
+        assert (starts.pop(culprit), task(stack, culprit).failures) == (2, 1)
+    assert set(starts.values()) == {1}
 
 
 def test_a_hangup_replaces_every_worker_by_the_new_code_while_the_pool_goes_on(stack: Stack) -> None:
+    def version() -> Any:
+        """What `changing.version` gives back now: by the code of whichever worker takes it."""
+        ids = submit(stack, TaskRequest("changing.version", {}))
+        wait_for_ends(stack, ids)
+        return task(stack, ids[0]).result
+
     module = stack.folder / "changing.py"
     module.write_text(CHANGING.format(version=1))
     stack.settings |= {"TASK_MODULES": "changing", "PYTHONPATH": str(stack.folder)}
     stack.system.handlers.add(handler("changing.version"))
     pool = stack.start_pool(workers=2)
-    before = {row.pid for row in stack.workers()}
-    assert _result(stack) == 1
+    before = worker_pids(stack)
+    assert version() == 1
 
     module.write_text("this is no Python\n")
     pool.send_signal(signal.SIGHUP)
     wait_until(lambda: "pool.reload_refused" in stack.log("pool"), deadline_seconds=30, what="the refusal")
-    assert {row.pid for row in stack.workers()} == before, "code that does not load replaces nobody"
+    assert worker_pids(stack) == before, "code that does not load replaces nobody"
 
     module.write_text(CHANGING.format(version=2))
     pool.send_signal(signal.SIGHUP)
     wait_until(
-        lambda: not before & {row.pid for row in stack.workers()} and len(stack.workers()) == 2,
+        lambda: not before & worker_pids(stack) and len(stack.workers()) == 2,
         deadline_seconds=40,
-        what=f"two new workers; log:\n{stack.log('pool')}",
+        what="two new workers",
     )
     assert pool.poll() is None
-    assert _result(stack) == 2
+    assert version() == 2

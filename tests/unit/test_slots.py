@@ -57,7 +57,7 @@ def test_a_worker_that_lived_long_starts_the_count_anew(slot: Slot) -> None:
     assert slot.failures == 1
 
 
-@pytest.mark.parametrize(("code", "leaving"), [(EXIT_RECYCLED, ""), (0, "memory")])
+@pytest.mark.parametrize(("code", "leaving"), [(EXIT_RECYCLED, ""), (0, "age"), (0, "new code")])
 def test_who_leaves_as_asked_is_replaced_at_once(code: int, leaving: str, slot: Slot) -> None:
     pid = os.fork()
     if pid == 0:
@@ -66,6 +66,18 @@ def test_who_leaves_as_asked_is_replaced_at_once(code: int, leaving: str, slot: 
     slot.leaving = leaving
     wait_until(slot.reap, deadline_seconds=10, what="the child to end")
     assert (slot.start_at - slot.ended_at, slot.failures) == (0.0, 0)
+
+
+def test_a_worker_that_is_too_large_from_the_start_is_not_replaced_in_a_circle(slot: Slot) -> None:
+    for number in range(QUICK_DEATHS):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        slot.began(pid, "mark")
+        slot.leaving = "memory"
+        wait_until(slot.reap, deadline_seconds=10, what="the child to end")
+        assert slot.failures == number + 1
+    assert slot.is_down
 
 
 def test_a_worker_that_ends_unasked_is_no_graceful_leave(slot: Slot) -> None:
