@@ -32,7 +32,7 @@ check: $(STAMP) ## lint, check formatting and types, run the unit tests; no serv
 	$(BIN)/python -m pytest -q tests/unit
 
 model: $(STAMP) ## search every reachable state of the protocol's model, and try its mutants
-	$(BIN)/python -m tests.model
+	$(BIN)/python -m tests.model --traces
 
 bench: $(STAMP) ## measure this and other task systems (ROUNDS=1 QUICK=1 ONLY=drain SERIES=maria,rq)
 	$(BIN)/python -m benchmarks $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(QUICK),--quick) \

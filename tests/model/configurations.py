@@ -151,6 +151,11 @@ MUTANTS: Mapping[str, Mutant] = {
         {"page_tells_started": False},
         "P3",
     ),
+    "a page names tasks, not claims": Mutant(
+        Scenario(begin=Q, tracks=(Q,), workers=POLLER, budget={"kill": 1, "fail": 1}),
+        {"page_names_claims": False},
+        "COST",
+    ),
     "bury without the token": Mutant(
         Scenario(begin=Q, tracks=(Q,), workers=POLLER, sweepers=2, budget={"kill": 1}),
         {"burial_needs_token": False},

@@ -17,6 +17,7 @@ from tests.model.state import (
     ENDED,
     FAILED,
     FINISHED,
+    MISTAKEN,
     NO_GRAVE,
     PROCESSING,
     QUARANTINED,
@@ -207,6 +208,8 @@ def reclaim_dead(draft: Draft, task: int, word: int, *, sure: bool) -> Refs:
         return settle(draft, Slot(task, phase=DONE))
     if word == BROKE:
         return settle(draft, Slot(task, phase=RAISED))
+    if word == MISTAKEN:
+        draft.blame(f"COST: task {task} pays with a failure for a claim that never started")
     if word == UNSTARTED and not row.wish:
         return place(draft, task, "reclaim", row)
     return _reclaim(draft, task, row)

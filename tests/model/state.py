@@ -71,8 +71,8 @@ class Row(NamedTuple):
 
 
 # What a dead worker's page says of a claim.
-# LEAKED: its holder lives, and never learned that it won the claim.
-NO_GRAVE, UNSTARTED, STARTED, FINISHED, BROKE, LEAKED = range(6)
+# MISTAKEN: that it was started, and it was not. LEAKED: its holder lives, and never learned that it won.
+NO_GRAVE, UNSTARTED, STARTED, FINISHED, BROKE, MISTAKEN, LEAKED = range(7)
 # What has become of a claim in a batch.
 HELD, PUBLISHED, CHECKED, RUNNING, DONE, RAISED = range(6)
 
@@ -103,6 +103,7 @@ class Worker(NamedTuple):
     slots: tuple[Slot, ...] = ()
     kept: tuple[Slot, ...] = ()  # taken out of the batch by a cut, not settled yet
     cut: int = WHOLE
+    page: Refs = ()  # tasks that the page still names of the batch before
     peeked: Refs = ()  # what a keeper that looks too early took for unstarted
     pushing: Refs = ()
     returning: Refs = ()  # taken and refused: back to the head of their queue
@@ -184,6 +185,7 @@ class Rules:
     limit_before_index: bool = True  # the keeper lowers the limit, then reads what was published
     page_keeps_unsettled: bool = True  # no new batch on the page while a cut is not settled
     page_tells_started: bool = True
+    page_names_claims: bool = True  # by their tokens, not only by their tasks
     burial_needs_token: bool = True
     wish_heeded: bool = True  # release, retry and reclaim of a row with a cancel request end it
     reprioritise_routes: bool = True

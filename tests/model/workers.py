@@ -17,6 +17,7 @@ from tests.model.state import (
     HELD,
     LEAKED,
     LOWERED,
+    MISTAKEN,
     PUBLISHED,
     QUEUED,
     RAISED,
@@ -76,10 +77,10 @@ def _ours(scenario: Scenario, state: State, number: int, worker: Worker, kind: s
         yield from _bad_turns(scenario, state, number, worker)
     elif worker.phase == WON:
         draft = Draft(scenario, state)
-        draft.set_worker(number, worker._replace(phase=RUN))
+        draft.set_worker(number, worker._replace(phase=RUN, page=()))
         if worker.kept:  # the page is written anew, and says nothing of them
             kept = tuple([one._replace(late=FORGOTTEN) for one in worker.kept])
-            draft.set_worker(number, worker._replace(phase=RUN, kept=kept))
+            draft.set_worker(number, worker._replace(phase=RUN, page=(), kept=kept))
         yield ("worker %s publishes its batch", number), "begin", draft
     yield from _keeper(scenario, state, number, worker)
 
@@ -91,15 +92,23 @@ def _fetch(scenario: Scenario, state: State, number: int, worker: Worker, kind: 
         if refs:
             draft.set_worker(number, worker._replace(phase=TAKEN, refs=refs))
             yield ("worker %s takes the tickets of %s", number, refs), "fetch", draft
-    queued = [
-        task for task, row in enumerate(state.rows) if row.status == QUEUED and not state.paused[row.priority]
-    ]
     if kind == "poller" or scenario.rules.dormant_poller:
+        queued = _queued(scenario, state, worker)
         for chosen in combinations(queued, min(scenario.batch, len(queued))):
             if chosen:
                 yield _turn(scenario, state, number, worker, (), chosen)
     if worker.slots:
         yield _turn(scenario, state, number, worker, (), ())
+
+
+def _queued(scenario: Scenario, state: State, worker: Worker) -> list[int]:
+    """What a turn finds QUEUED once it has settled: a task that goes back to waiting, too."""
+    found = state.rows
+    if worker.slots:
+        draft = Draft(scenario, state)
+        _settle_all(draft, worker.slots)
+        found = draft.rows
+    return [task for task, row in enumerate(found) if row.status == QUEUED and not state.paused[row.priority]]
 
 
 def _turn(
@@ -120,6 +129,7 @@ def _turn(
             refs=(),
             slots=won,
             cut=WHOLE,
+            page=_page_before(scenario, worker) if won else (),
             pushing=after.pushing + pushing,
             returning=after.returning + released + (refused if scenario.rules.refused_go_back else ()),
         ),
@@ -127,6 +137,14 @@ def _turn(
     settled = _names(worker.slots)
     claimed = _names(won)
     return ("worker %s settles %s and claims %s in one turn", number, settled, claimed), "turn", draft
+
+
+def _page_before(scenario: Scenario, worker: Worker) -> Refs:
+    """The tasks that the page says were started, until it shows the next batch: if it names no claims, what
+    it says is taken for the next claim of the same task."""
+    if scenario.rules.page_names_claims:
+        return ()
+    return tuple([slot.task for slot in worker.slots if slot.phase != HELD])
 
 
 def _names(slots: tuple[Slot, ...]) -> Refs:
@@ -360,4 +378,6 @@ def _bury(draft: Draft, worker: Worker) -> None:
                 word = UNSTARTED
             if slot.phase in (CHECKED, RUNNING) and not draft.scenario.rules.publish_first:
                 word = UNSTARTED
+            if slot.phase == HELD and slot.task in worker.page:
+                word = MISTAKEN
             draft.set_row(slot.task, draft.rows[slot.task]._replace(grave=word))
