@@ -39,7 +39,10 @@ class LifeFile:
         self._path = life_path(folder, worker_id)
         unborn = self._path.with_suffix(".new")
         self._file = unborn.open("w+b")
+        # not sparse: on a full disk the first write to a hole would kill the process in mid-task
         self._file.truncate(PAGE_BYTES)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(self._file.fileno(), 0, PAGE_BYTES)
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self.page = Page(mmap.mmap(self._file.fileno(), PAGE_BYTES))
         self.page.open_for(worker_id, supervisor=supervisor)

@@ -101,7 +101,8 @@ class Pool:
             self._start_due()
             self._look_after()
             if self._replacing.step():
-                self._signal(self._sweepers, signal.SIGTERM)
+                for slot in self._sweepers:
+                    slot.ask_to_leave("new code")
             self._board.show(self._replacing.state, self._slots)
             if self._reload_asked:
                 self._reload()
@@ -129,6 +130,7 @@ class Pool:
             supervisor=self._pid,
         )
         signal.signal(signal.SIGTERM, worker.stop)
+        signal.signal(NUDGE, signal.SIG_DFL)
         return worker.run()
 
     def _sweep(self, mark: str) -> int:
