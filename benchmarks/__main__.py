@@ -23,7 +23,7 @@ from benchmarks.plan import SECTIONS, Choice, Step, steps_of
 from benchmarks.plot import svg
 from benchmarks.processes import load_average
 from benchmarks.results import Results
-from benchmarks.tables import render, tables
+from benchmarks.tables import TABLES, render, tables
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
@@ -58,7 +58,10 @@ def main(
     document: Path | None,
 ) -> None:
     if document is not None:
-        write_document(document, Results.load(output))
+        try:
+            write_document(document, Results.load(output))
+        except (OSError, ValueError) as error:
+            raise click.ClickException(str(error)) from error
         return
     choice = Choice(
         sections=_words(only, SECTIONS) or SECTIONS,
@@ -145,11 +148,18 @@ def blocks(results: Results) -> dict[str, str]:
     about = results.about
     words = (
         f"Measured at {about['at']} on {about['cores']} cores, Python {about['python']}, {about['machine']};"
-        f" load average at the start {about['load_at_start']}; median of {about['rounds']} rounds."
+        f" load average at the start {about['load_at_start']}; median of {about['rounds']} round(s)."
     )
+    if about["load_at_start"] > IDLE_LOAD:
+        words += (
+            " **The machine was busy with other work: the rates are too low, only ratios say something.**"
+        )
+    if about["share"] < 1:
+        words += f" Short run: {about['share']:g} of the usual number of tasks."
     if results.failures:
         words += " Not measured: " + "; ".join(failure.split(":")[0] for failure in results.failures) + "."
-    return {"about": words} | {table.name: table.as_markdown() for table in tables(results)}
+    missing = dict.fromkeys(TABLES, "Not measured in this run.")
+    return {"about": words} | missing | {table.name: table.as_markdown() for table in tables(results)}
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ DRAIN_DEADLINE_SECONDS = 300
 WORKERS_DEADLINE_SECONDS = 30
 SETTLE_SECONDS = 1.0
 OPEN = (Status.PROCESSING, Status.QUEUED, Status.DISPATCHED)
+IDLE_SETTLE_SECONDS = 6.0
 IDLE_SECONDS = (0.1, 0.6)  # around the pauses of a poller, so that no step of it is favoured
 
 
@@ -159,9 +160,11 @@ def drain(on: Installation, count: int, *, workers: int) -> dict[str, float]:
 
 
 def _verify(on: Installation, count: int) -> None:
-    done = sum(on.system.store.queries.counts()[Status.COMPLETED].values())
-    if done != count:
-        raise AssertionError(f"{done} of {count} tasks are COMPLETED")
+    wait_until(  # the count of ended tasks may be some seconds old
+        lambda: sum(on.system.store.queries.counts()[Status.COMPLETED].values()) == count,
+        deadline_seconds=WORKERS_DEADLINE_SECONDS,
+        what=f"all {count} tasks to be counted as COMPLETED",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,18 +190,39 @@ class _Costs:
             statements=on.arena.statements(on.site),
         )
 
-    def per_task_since(self, before: _Costs, count: int) -> dict[str, float]:
-        """CPU in seconds per 1,000 tasks, the others per task."""
-        costs = {
-            "cpu": (self.workers_cpu - before.workers_cpu) * 1000 / count,
-            "server_cpu": (self.server_cpu - before.server_cpu) * 1000 / count,
-            "redis_cpu": (self.redis_cpu - before.redis_cpu) * 1000 / count,
-            "redis_commands": (self.redis_commands - before.redis_commands) / count,
-            "redis_scripts": (self.redis_scripts - before.redis_scripts) / count,
+    def since(self, before: _Costs) -> dict[str, float]:
+        """What was spent: CPU in seconds. Without statements where nobody counts them."""
+        spent = {
+            "cpu": self.workers_cpu - before.workers_cpu,
+            "server_cpu": self.server_cpu - before.server_cpu,
+            "redis_cpu": self.redis_cpu - before.redis_cpu,
+            "redis_commands": float(self.redis_commands - before.redis_commands),
+            "redis_scripts": float(self.redis_scripts - before.redis_scripts),
         }
         if self.statements is not None and before.statements is not None:
-            costs["statements"] = (self.statements - before.statements) / count
-        return costs
+            spent["statements"] = self.statements - before.statements
+        return spent
+
+    def per_task_since(self, before: _Costs, count: int) -> dict[str, float]:
+        """As `since`, for each task; CPU for 1,000 of them."""
+        factors = {"cpu": 1000, "server_cpu": 1000, "redis_cpu": 1000}
+        return {name: value * factors.get(name, 1) / count for name, value in self.since(before).items()}
+
+
+# --- idle -----------------------------------------------------------------------------------------------
+
+
+def idle(on: Installation, seconds: float, *, workers: int) -> dict[str, float]:
+    """What workers that have nothing to do cost, the pool's sweeper included: CPU seconds, statements and
+    Redis commands, each per minute and worker."""
+    with pool(on, workers) as parent:
+        time.sleep(IDLE_SETTLE_SECONDS)
+        before, began = _Costs.now(on, parent), time.monotonic()
+        time.sleep(seconds)
+        after, minutes = _Costs.now(on, parent), (time.monotonic() - began) / 60
+    spent = after.since(before)
+    wanted = ("cpu", "statements", "redis_commands")
+    return {f"idle_{name}": spent[name] / minutes / workers for name in wanted if name in spent}
 
 
 # --- latency --------------------------------------------------------------------------------------------

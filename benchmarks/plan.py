@@ -19,14 +19,15 @@ from benchmarks.results import OURS, percentile
 
 Figures = Iterable[tuple[str, float]]
 
-SECTIONS = ("submit", "drain", "one", "sweep", "latency", "statements")
+SECTIONS = ("submit", "drain", "one", "sweep", "latency", "idle", "statements")
 PEER_SECTIONS = ("submit", "drain", "latency")
-ONCE = ("sweep", "latency", "statements")
+ONCE = ("sweep", "latency", "idle", "statements")
 DRAIN_TASKS = {"SQLite": 60_000, "MariaDB": 30_000, "PostgreSQL": 40_000}
 ONE_TASKS = {"SQLite": 10_000, "MariaDB": 5_000, "PostgreSQL": 5_000}
 SWEEP_WORKERS = (1, 4)
 SWEEP_BATCHES = (10, 500)
 LATENCY_TASKS = 80
+IDLE_SECONDS = 20.0
 SUBMIT_TASKS = 1_000
 PEER_DEADLINE_SECONDS = 400
 
@@ -99,6 +100,8 @@ def _ours(choice: Choice, section: str, kind: str) -> list[Step]:
             return [*workers, *sizes]
         case "latency":
             return [step(partial(_latency, choice, kind, redis_track=track), 30) for track in (True, False)]
+        case "idle":
+            return [step(partial(_idle, choice, kind, redis_track=track), 30) for track in (True, False)]
         case "statements":
             return [step(partial(_statements, choice), 4)] if kind == "PostgreSQL" else []
     raise ValueError(f"there is no section {section!r}; there are {', '.join(SECTIONS)}")
@@ -144,6 +147,14 @@ def _latency(choice: Choice, kind: str, arena: Arena, *, redis_track: bool) -> F
     with ours.installation(arena, kind, redis_track=redis_track) as on:
         found = ours.latency(on, choice.tasks(LATENCY_TASKS, least=10), workers=choice.workers)
         for name, value in found.items():
+            yield f"{name}_{_track(redis_track)}", value
+
+
+def _idle(choice: Choice, kind: str, arena: Arena, *, redis_track: bool) -> Figures:
+    counted = "counting" if kind == "PostgreSQL" else kind
+    with ours.installation(arena, counted, redis_track=redis_track) as on:
+        seconds = max(5.0, IDLE_SECONDS * choice.share)
+        for name, value in ours.idle(on, seconds, workers=choice.workers).items():
             yield f"{name}_{_track(redis_track)}", value
 
 

@@ -18,6 +18,7 @@ DURABILITY = {
 } | {name: listed.durability for name, listed in PEERS.items()}
 
 NOT_MEASURED = "-"
+TABLES = ("drain", "targets", "submit", "cost", "polling", "latency", "idle", "sweep")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,7 @@ def tables(results: Results) -> list[Table]:
         _of_columns(results, "cost", f"{_COST_TITLE}; Redis track", _COST),
         _of_columns(results, "polling", f"{_COST_TITLE}; database track", _COST_DATABASE),
         _of_columns(results, "latency", "Idle latency in ms: submit call → first line of the task", _LATENCY),
+        _of_columns(results, "idle", "What an idle worker costs a minute", _IDLE),
         _sweep(results),
     ]
     return [table for table in made if table.rows]
@@ -110,6 +112,13 @@ _LATENCY = (
     _Column("p99", "p99", number),
     _Column("database track: p50", "p50", number, "database"),
     _Column("p99", "p99", number, "database"),
+)
+_IDLE = (
+    _Column("statements", "idle_statements", number),
+    _Column("Redis commands", "idle_redis_commands", number),
+    _Column("CPU s", "idle_cpu", number),
+    _Column("database track: statements", "idle_statements", number, "database"),
+    _Column("CPU s", "idle_cpu", number, "database"),
 )
 
 

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks import stamps
+from benchmarks.__main__ import blocks
 from benchmarks.counters import parse_commandstats
 from benchmarks.peers import PEERS
 from benchmarks.plan import SECTIONS, Choice, steps_of
@@ -16,7 +17,9 @@ from benchmarks.plot import bars, svg
 from benchmarks.processes import cpu_seconds, memory, tree_of
 from benchmarks.results import OURS, TARGETS, Results, Target, percentile
 from benchmarks.stamps import Stamps
-from benchmarks.tables import render, tables
+from benchmarks.tables import TABLES, render, tables
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 @pytest.fixture
@@ -68,6 +71,7 @@ def test_saved_results_come_back_as_they_were(results: Results, tmp_path: Path) 
 
 def test_the_tables_say_rates_ratios_and_verdicts(results: Results) -> None:
     drain, targets = tables(results)
+    assert {drain.name, targets.name} <= set(TABLES)
     assert drain.rows[0] == ["MariaDB", "row, fsync", "10,000", "20,000", "900", "50.0", "10.0"]
     assert ["MariaDB ÷ RQ Worker", "50.0", "≥ 60", "NOT MET"] in targets.rows
     assert all(len(row) == len(drain.header) for row in drain.rows)
@@ -81,6 +85,13 @@ def test_only_what_stands_between_the_markers_of_a_document_is_replaced() -> Non
     assert render(once, {"drain": "new"}) == once
     with pytest.raises(ValueError, match="bench:drain"):
         render(document, {})
+
+
+def test_the_figures_of_the_document_are_those_that_the_benchmark_saved() -> None:
+    document = DOCS / "benchmarks.md"
+    saved = Results.load(DOCS / "benchmarks.json")
+    assert render(document.read_text(), blocks(saved)) == document.read_text()
+    assert svg(saved) == (DOCS / "images" / "bench.svg").read_text()
 
 
 def test_the_picture_shows_each_system_with_its_rate_the_fastest_first(results: Results) -> None:
