@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import sys
 import tempfile
 import time
@@ -63,6 +64,7 @@ def main(
         except (OSError, ValueError) as error:
             raise click.ClickException(str(error)) from error
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of every `finally`: servers, workers
     choice = Choice(
         sections=_words(only, SECTIONS) or SECTIONS,
         series=_words(series),
@@ -72,10 +74,9 @@ def main(
     )
     _announce(choice)
     results = Results(about=_about(choice, rounds or (1 if quick else 3)))
-    _measure(choice, results)
+    _measure(choice, results, output)
     for table in tables(results):
         console.print(table.for_terminal())
-    results.save(output)
     console.print(f"All rounds: {output}")
     if any("drain" in name for figures in results.figures.values() for name in figures):
         output.with_suffix(".svg").write_text(svg(results))
@@ -116,8 +117,8 @@ def _about(choice: Choice, rounds: int) -> dict[str, object]:
     }
 
 
-def _measure(choice: Choice, results: Results) -> None:
-    """All rounds. A measurement that fails is noted, and the others go on."""
+def _measure(choice: Choice, results: Results, output: Path) -> None:
+    """All rounds, saved after each step. A measurement that fails is noted, and the others go on."""
     rounds = int(results.about["rounds"])
     first = steps_of(choice)
     steps = first + [step for step in first if not step.once] * (rounds - 1)
@@ -132,6 +133,7 @@ def _measure(choice: Choice, results: Results) -> None:
             except Exception as error:  # noqa: BLE001 - one peer that breaks must not cost an hour's figures
                 results.failures.append(f"{step.title}: {type(error).__name__}: {error}")
             took[step] = time.monotonic() - began
+            results.save(output)
 
 
 def write_document(document: Path, results: Results) -> None:

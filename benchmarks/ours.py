@@ -132,8 +132,8 @@ def submit_in_bulk(on: Installation, count: int) -> float:
 
 
 def drain(on: Installation, count: int, *, workers: int) -> dict[str, float]:
-    """Tasks a second, and what a task costs: seconds of CPU per 1,000, calls and statements, megabytes of
-    the whole pool. `first` is the time in seconds from the opening to the first task's first line."""
+    """Tasks a second, and what a task costs: seconds of CPU per 1,000, calls and statements; megabytes of
+    the whole pool by its workers; `first`, the seconds from the opening to the first task's first line."""
     on.system.queue.pause()
     submit_in_bulk(on, count)
     with pool(on, workers) as parent:
@@ -154,8 +154,8 @@ def drain(on: Installation, count: int, *, workers: int) -> dict[str, float]:
     return {
         "drain": count / seconds,
         "first": first,
-        "pool_pss": used.pss,
-        "pool_uss": used.uss,
+        "pss": used.pss / workers,
+        "uss": used.uss / workers,
     } | after.per_task_since(before, count)
 
 

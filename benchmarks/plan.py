@@ -173,7 +173,7 @@ def _measure_peer(choice: Choice, section: str, name: str, listed: Listed, arena
     server = arena.database("PostgreSQL") if listed.server == "postgres" else arena.redis
     assert server is not None
     python = Path(sys.executable) if listed.stock else choice.peers_python
-    done = subprocess.run(
+    measuring = subprocess.Popen(
         [
             *(str(python), "-m", "benchmarks.peers.measure", name, "--folder", str(site.folder)),
             *("--redis", site.redis_url, "--postgres", postgres, "--server-pid", str(server.pid)),
@@ -181,14 +181,18 @@ def _measure_peer(choice: Choice, section: str, name: str, listed: Listed, arena
         ],
         cwd=site.folder,
         env={"PATH": os.defpath, "PYTHONPATH": str(ours.ROOT)},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=PEER_DEADLINE_SECONDS,
-        check=False,
     )
-    if done.returncode:
-        raise RuntimeError(f"{name} could not be measured:\n{done.stderr[-1500:]}")
-    figures = json.loads(done.stdout)
+    with measuring:
+        try:
+            answer, said = measuring.communicate(timeout=PEER_DEADLINE_SECONDS)
+        finally:
+            measuring.terminate()  # it ends its workers then
+    if measuring.returncode:
+        raise RuntimeError(f"{name} could not be measured:\n{said[-1500:]}")
+    figures = json.loads(answer)
     if listed.server == "redis" and "server_cpu" in figures:
         figures["redis_cpu"] = figures.pop("server_cpu")
     latencies = figures.pop("latencies", None)

@@ -95,7 +95,7 @@ _SUBMIT = (
     _Column("4 threads", "submit_4", number, "database"),
     _Column("in bulk", "bulk", number, "database"),
 )
-_COST_TITLE = "CPU seconds per 1,000 tasks, calls per task, memory of all worker processes"
+_COST_TITLE = "CPU seconds per 1,000 tasks, calls per task, memory per worker"
 _COST = (
     _Column("workers' CPU s", "cpu", number),
     _Column("database CPU s", "server_cpu", number),
@@ -103,8 +103,8 @@ _COST = (
     _Column("statements", "statements", number),
     _Column("Redis commands", "redis_commands", number),
     _Column("scripts", "redis_scripts", number),
-    _Column("PSS MB", "pool_pss", number),
-    _Column("USS MB", "pool_uss", number),
+    _Column("PSS MB", "pss", number),
+    _Column("USS MB", "uss", number),
 )
 _COST_DATABASE = tuple(replace(column, track="database") for column in _COST if "redis" not in column.figure)
 _LATENCY = (

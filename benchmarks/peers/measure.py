@@ -40,6 +40,8 @@ class Workers:
     """A peer's running worker processes; each command leads a session of its own."""
 
     leaders: Sequence[int]
+    count: int
+    """Of processes that run tasks."""
 
     def pids(self) -> list[int]:
         return [pid for leader in self.leaders for pid in session_of(leader)]
@@ -72,7 +74,7 @@ def running(peer: Peer, stamps: Stamps, count: int) -> Iterator[Workers]:
             )
             for command in peer.commands(count)
         ]
-        workers = Workers([process.pid for process in started])
+        workers = Workers([process.pid for process in started], count)
         try:
             _warm_up(peer, stamps, count)
             yield workers
@@ -103,7 +105,7 @@ def _warm_up(peer: Peer, stamps: Stamps, count: int) -> None:
 
 
 def drain(peer: Peer, workers: Workers, stamps: Stamps, count: int, server: int) -> dict[str, float]:
-    """Tasks a second, and what a task costs: seconds of CPU per 1,000, Redis commands, megabytes in all.
+    """Tasks a second, and what a task costs: seconds of CPU per 1,000, Redis commands; megabytes per worker.
     `server` is the process id of the server that it uses."""
     before = stamps.count()
     workers.freeze()
@@ -122,8 +124,8 @@ def drain(peer: Peer, workers: Workers, stamps: Stamps, count: int, server: int)
         "cpu": (cpu_seconds(pids) - cpu) * 1000 / count,
         "server_cpu": (cpu_seconds(tree_of(server)) - server_cpu) * 1000 / count,
         "redis_commands": redis_calls(peer.place.redis_url).since(calls).commands / count,
-        "pool_pss": used.pss,
-        "pool_uss": used.uss,
+        "pss": used.pss / workers.count,
+        "uss": used.uss / workers.count,
     }
 
 
@@ -153,6 +155,7 @@ def rate(peer: Peer, count: int, *, bulk: bool = False) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of every `finally`
     listed = PEERS[given.name]
     settings = {"redis_url": given.redis, "postgres_url": given.postgres}
     (given.folder / PLACE_FILE).write_text(json.dumps(settings))
