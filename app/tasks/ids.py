@@ -23,8 +23,8 @@ NODE_BITS = 14
 SEQUENCE_BITS = 8
 MAX_ID = 2**63 - 1
 
-# The bucket is computed in SQL too (schema.bucket_of), so it uses only a shift, * and %. 9973 is prime:
-# ids of consecutive milliseconds walk through all its residues.
+# An operator can compute the bucket in SQL: only a shift, * and %. 9973 is prime: ids of consecutive
+# milliseconds walk through all its residues.
 _BUCKET_FACTOR = 61
 _BUCKET_PRIME = 9973
 

@@ -45,6 +45,14 @@ class Route:
             return 0
         return self.name_percents.get(name, self.redis_percent)
 
+    @property
+    def whole_track(self) -> Track | None:
+        """The track that all tasks of this priority take; None where it is a matter of shares."""
+        shares = {self.redis_percent, *self.name_percents.values()}
+        if self.fallback or shares == {0}:
+            return Track.DATABASE
+        return Track.REDIS if shares == {100} else None
+
     def track_of(self, task_id: int, name: str) -> Track:
         """The track of a task: a function of its row and these rules alone."""
         return Track.REDIS if bucket_of(task_id) < self.percent_of(name) else Track.DATABASE

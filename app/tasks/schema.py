@@ -25,7 +25,6 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     false,
-    literal_column,
     text,
     type_coerce,
 )
@@ -194,11 +193,6 @@ tasks = Table(
     mysql_charset="utf8mb4",
     mysql_row_format="DYNAMIC",
 )
-
-
-def bucket_of() -> ColumnElement[int]:
-    """`ids.bucket_of` in SQL: the row's place in a percentage share, 0 to 99."""
-    return tasks.c.id.bitwise_rshift(literal_column("14")) * 61 % 9973 % 100
 
 
 def status_is(status: Status) -> ColumnElement[bool]:

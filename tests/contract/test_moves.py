@@ -10,7 +10,7 @@ from app.tasks.errors import TaskNotFound, UserLimitReached, WrongState
 from app.tasks.ids import bucket_of, first_id_of
 from app.tasks.model import PRIORITIES, Cancelled, Completed, Priority, Status
 from app.tasks.routing import Intake
-from app.tasks.store import Store
+from app.tasks.store import Store, misplaced
 from tests.contract.parts import InBackground, MakeQueue, MakeStore
 from tests.contract.rows import Rows
 
@@ -118,6 +118,22 @@ def test_every_waiting_row_ends_on_the_track_of_its_share(percent: int, store: S
         assert (task_id in moved) == (wanted != ("QUEUED" if n % 2 else "DISPATCHED"))
         assert after[task_id]["epoch"] == 3 + (task_id in moved)
     assert store.moves.to_right_track(Priority.NORMAL, limit=500) == []
+
+
+def test_a_long_backlog_is_searched_for_misplaced_rows_in_stretches_until_all_are_found(
+    store: Store, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(misplaced, "STRETCH_ROWS", 3)
+    monkeypatch.setattr(misplaced, "STRETCHES_PER_LOOK", 2)
+    ids = put_over_all_buckets(rows, count=40)
+    rows.execute("UPDATE tasks SET confirmed_in = 5 WHERE status = 'DISPATCHED' AND id > :id", id=ids[25])
+    store.routing.change(redis_percent=50)
+    for _ in range(12):
+        store.moves.to_right_track(Priority.NORMAL, limit=4)
+    after = rows.all()
+    assert {i: after[i]["status"] for i in ids} == {
+        i: "DISPATCHED" if bucket_of(i) < 50 else "QUEUED" for i in ids
+    }
 
 
 def test_a_task_name_can_have_a_share_of_its_own(store: Store, rows: Rows) -> None:

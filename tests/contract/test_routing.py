@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from app.tasks.ids import MAX_ID, IdSource, bucket_of
+from app.tasks.ids import IdSource, bucket_of
 from app.tasks.model import PRIORITIES, OnLost, Priority, Status, Track
 from app.tasks.queue import TaskQueue
 from app.tasks.routing import Route
-from app.tasks.schema import bucket_of as bucket_in_sql
 from app.tasks.store import Store
 from tests.contract.parts import InBackground, MakeQueue, MakeStore, at_once, make_queue_over, request
 from tests.contract.rows import TOKEN, Rows
@@ -86,23 +85,6 @@ def test_rules_may_be_a_second_old_and_no_older(rows: Rows, make_store: MakeStor
 
 
 # --- shares ------------------------------------------------------------------------------------------------
-
-
-def test_sql_and_python_compute_the_same_bucket_of_ten_thousand_ids(rows: Rows) -> None:
-    step = MAX_ID // 9_991
-    ids = [*(n * step + n for n in range(1, 9_990)), 0, 1, (1 << 14) - 1, 1 << 14, MAX_ID - 1, MAX_ID]
-    ids += IdSource().take(10_000 - len(ids))
-    assert len(set(ids)) == 10_000
-    with rows.engine.connect() as connection:
-        expression = bucket_in_sql().compile(connection, compile_kwargs={"literal_binds": True})
-        values = ", ".join(f"({task_id})" for task_id in ids)
-        statement = f"WITH tasks (id) AS (VALUES {values}) SELECT id, {expression} FROM tasks"
-        # a doubled % is how the compiler writes one for a driver that fills in parameters
-        found = connection.exec_driver_sql(
-            statement.replace("%%", "%") if rows.kind == "sqlite" else statement
-        )
-        computed = {row[0]: row[1] for row in found}
-    assert computed == {task_id: bucket_of(task_id) for task_id in ids}
 
 
 @pytest.mark.parametrize("percent", [1, 10, 50, 90])

@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, or_, select, update
+from sqlalchemy import and_, or_, select, update
 from sqlalchemy.engine import Connection
 
 from app.tasks.database import Database
 from app.tasks.errors import TaskNotFound, WrongState
 from app.tasks.ids import first_id_of
-from app.tasks.model import PRIORITIES, WAITING, Moved, OnLost, Priority, Status
+from app.tasks.model import PRIORITIES, WAITING, Moved, OnLost, Priority, Status, Track
 from app.tasks.routing import Intake, Route
-from app.tasks.schema import AnyRow, bucket_of, database_now, task_events, tasks
+from app.tasks.schema import AnyRow, database_now, status_is, task_events, tasks
 from app.tasks.store import events
+from app.tasks.store.misplaced import Misplaced
 from app.tasks.store.placing import FRESH, OVER, PLACED_COLUMNS, moved, place
 from app.tasks.store.routing import hold_routing
 
@@ -28,6 +29,7 @@ _RETRYABLE = (Status.FAILED, Status.CANCELLED, Status.QUARANTINED)
 class Moves:
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._misplaced = Misplaced()
 
     # --- by condition: the sweeper's -------------------------------------------------------------
 
@@ -68,9 +70,14 @@ class Moves:
 
         def work(on: Connection) -> list[Moved]:
             rules, _ = hold_routing(on, [priority])
-            rows = on.execute(_on_wrong_track(rules[priority], limit)).all()
+            route = rules[priority]
+            suspects = None if route.whole_track else self._misplaced.find(on, route, limit=limit)
+            if suspects == []:
+                return []
+            rows = on.execute(_on_wrong_track(route, suspects, limit)).all()
+            rows = [row for row in rows if row.status is not route.waiting_status(row.id, row.name)]
             recalled = [row.id for row in rows if row.status is Status.DISPATCHED]
-            events.record(on, "recall", recalled, fallback=rules[priority].fallback)
+            events.record(on, "recall", recalled, fallback=route.fallback)
             return place(on, rows, rules)
 
         return self._database.run(work)
@@ -270,30 +277,18 @@ def _locked(on: Connection, task_id: int) -> AnyRow:
     return row
 
 
-def _on_wrong_track(route: Route, limit: int) -> Any:
-    """Waiting rows whose status is not what `route` says, in order of service."""
-    percent: ColumnElement[int] | int = route.redis_percent
-    if route.fallback:
-        percent = 0
-    elif route.name_percents:
-        percent = case(dict(route.name_percents), value=tasks.c.name, else_=route.redis_percent)
-    conditions = [
-        and_(tasks.c.status == Status.QUEUED, bucket_of() < percent),
-        and_(tasks.c.status == Status.DISPATCHED, bucket_of() >= percent),
-    ]
-    # a share of 0 or 100 needs no arithmetic: the status alone tells, and the index answers
-    order: list[Any] = [tasks.c.id]
-    if percent == 0:
-        conditions, order = [tasks.c.status == Status.DISPATCHED], [tasks.c.confirmed_in, tasks.c.id]
-    elif percent == 100:
-        conditions = [and_(tasks.c.status == Status.QUEUED, tasks.c.confirmed_in == 0)]
-    return (
-        select(*PLACED_COLUMNS)
-        .where(tasks.c.priority == route.priority, or_(*conditions))
-        .order_by(*order)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
+def _on_wrong_track(route: Route, suspects: Sequence[int] | None, limit: int) -> Any:
+    """Waiting rows whose status may not be what `route` says: with a whole track, by the index in order of
+    service; with a share, those of the suspects."""
+    query = select(*PLACED_COLUMNS).where(tasks.c.priority == route.priority)
+    if suspects is not None:
+        waits = or_(status_is(Status.QUEUED), status_is(Status.DISPATCHED))  # they may be claimed meanwhile
+        query = query.where(tasks.c.id.in_(suspects), waits).order_by(tasks.c.id)
+    elif route.whole_track is Track.REDIS:
+        query = query.where(tasks.c.status == Status.QUEUED, tasks.c.confirmed_in == 0).order_by(tasks.c.id)
+    else:
+        query = query.where(tasks.c.status == Status.DISPATCHED).order_by(tasks.c.confirmed_in, tasks.c.id)
+    return query.limit(limit).with_for_update(skip_locked=True)
 
 
 def _reclaim(on: Connection, row: AnyRow, on_lost: OnLost, max_retries: int, reason: str) -> Moved:
