@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from app.system import System, build_system
-from app.tasks.errors import DatabaseUnavailable
+from app.tasks.errors import DatabaseUnavailable, StatementRefused
 from app.tasks.healing import LOCK
 from app.tasks.model import PRIORITIES, Cancelled, Claim, Completed, Outcome, RetryLater
 from app.tasks.queue import TaskQueue
 from app.tasks.runner import boot_clock
-from app.tasks.store.settling import Settlements
+from app.tasks.store.settling import Settled, Settlements
 from app.tasks.tickets import RQQueueManager
 from config import Config
 from tests.contract.parts import HANDLERS, request
@@ -155,6 +155,27 @@ def test_an_outage_leaves_the_page_for_the_next_try(
     assert sqlite_rows.status(task_id) == "PROCESSING"
     assert yard.burials.bury_all() == 1
     assert sqlite_rows.status(task_id) == "COMPLETED"
+
+
+def test_a_result_that_the_database_refuses_holds_up_nobody_else(
+    yard: Graveyard, sqlite_rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [sqlite_rows.put("QUEUED") for _ in range(3)]
+    life = yard.worker()
+    claims = yard.take(life, 3)
+    run(life, 0, Completed(claims[0], "1"))
+    run(life, 1, Completed(claims[1], '"refused"'))
+    yard.dies(life)
+    settle = Settlements.settle
+
+    def picky(self: Settlements, outcomes: Sequence[Outcome], connection: Any = None) -> Settled:
+        if any(isinstance(outcome, Completed) and outcome.result == '"refused"' for outcome in outcomes):
+            raise StatementRefused("too long")
+        return settle(self, outcomes, connection)
+
+    monkeypatch.setattr(Settlements, "settle", picky)
+    assert yard.burials.bury_all() == 1
+    assert [sqlite_rows.status(task_id) for task_id in ids] == ["COMPLETED", "FAILED", "QUEUED"]
 
 
 @pytest.mark.parametrize(
