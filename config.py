@@ -190,6 +190,8 @@ class Config(BaseModel):
     RQ_LEASE_SECONDS: Seconds = _setting(30.0, "seconds a worker keeps its claim without renewing it")
     RQ_SHUTDOWN_TIMEOUT: Seconds = _setting(30.0, "seconds a stopping worker waits for running tasks")
 
+    RQ_ASYNC_CONCURRENCY: Positive = _setting(50, "async handlers one worker runs at a time; at most 512")
+
     RQ_KILL_GRACE: Seconds = _setting(
         10.0, "seconds a late or cancelled task has before its worker is killed"
     )

@@ -7,7 +7,7 @@ few instructions. What it knows is in the worker's page, too, for those who watc
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from app.tasks.model import Claim, Outcome, Released
 from app.tasks.runner import LiveTask, boot_clock
@@ -37,13 +37,16 @@ class Batch:
     def running(self) -> LiveTask | None:
         return self._running
 
-    def start_next(self) -> LiveTask | None:
-        """The next claim to run, published as started; None when none is left, or the lease is over."""
+    def start_next(self, may_start: Callable[[Claim], bool] | None = None) -> LiveTask | None:
+        """The next claim to run, published as started; None when none is left, the lease is over, or the
+        next one may not start."""
         with self._lock:
             index, now = self._next, boot_clock()
             if index >= self._limit or (now >= self.lease_ends and now >= self._lease_from_outside()):
                 return None
             live = self.lives[index]
+            if may_start is not None and not may_start(live.claim):
+                return None
             live.started = now  # before others see it run: they judge its time by this
             if not self.page.start(index, now, self._enforced_seconds(live)):
                 return None

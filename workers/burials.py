@@ -96,7 +96,7 @@ class Burials:
                 "worker.buried", worker=holder, reason=reason, held=len(claims), settled=len(outcomes)
             )
         started = {(task_id, held.token) for task_id in held.task_ids[: held.started]} if held else set()
-        self._reclaim_rest(holder, reason, started=started)
+        self._reclaim_rest(holder, reason, started=started | page.beside())
 
     def _outcomes(
         self, page: Page, held: Holding, claims: Sequence[Claim], cause: CauseOfDeath | None

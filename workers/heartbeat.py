@@ -17,6 +17,7 @@ from app.tasks.runner import LiveTask, boot_clock
 from app.tasks.store.settling import Settled
 from workers.batch import Batch
 from workers.causes import Cause, CauseOfDeath
+from workers.floating import Float
 from workers.page import Page
 from workers.time_limit import TimeLimit
 
@@ -34,14 +35,22 @@ class Heartbeat:
     """One per worker process. It costs no statement for tasks that are over before its next look."""
 
     def __init__(
-        self, system: System, worker_id: str, *, page: Page, record: Record, time_limit: TimeLimit
+        self,
+        system: System,
+        worker_id: str,
+        *,
+        page: Page,
+        record: Record,
+        time_limit: TimeLimit,
+        floating: Float | None = None,
     ) -> None:
-        """`record` is told what a cut settled."""
+        """`record` is told what a cut settled; `floating` are the tasks beside the batches."""
         self._system = system
         self._worker_id = worker_id
         self._page = page
         self._record = record
         self._time_limit = time_limit
+        self._float = floating
         self._over = threading.Event()
         self._busy = threading.Event()
         self._batch: Batch | None = None
@@ -83,7 +92,8 @@ class Heartbeat:
 
     def _work(self) -> None:
         while not self._over.is_set():
-            busy = self._busy.wait(SEEN_SECONDS)
+            floats = self._float is not None and self._float.in_use
+            busy = self._busy.wait(BEAT_SECONDS if floats else SEEN_SECONDS)
             if busy:
                 self._over.wait(BEAT_SECONDS)
             try:
@@ -99,6 +109,8 @@ class Heartbeat:
         if batch is not None:
             self._tend(batch, now)
         self._settle_cut()
+        if self._float is not None:
+            self._float.tend(now)
         if now >= self._next_seen:
             self._next_seen = now + SEEN_SECONDS
             state = "idle" if batch is None else "busy"

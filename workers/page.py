@@ -23,15 +23,17 @@ from app.tasks.model import Cancelled, Claim, Completed, Failed, Outcome, RetryL
 from workers.causes import Cause, CauseOfDeath
 
 MAX_BATCH = 500
+MAX_BESIDE = 1024
 NAME_BYTES = 128
 WORDS = 32
 _NAME = WORDS * 8
 _IDS = _NAME + NAME_BYTES
-_ARENA = (_IDS + MAX_BATCH * 8 + 4095) // 4096 * 4096
+_BESIDE = _IDS + MAX_BATCH * 8
+_ARENA = (_BESIDE + MAX_BESIDE * 16 + 4095) // 4096 * 4096
 ARENA_BYTES = 2 * 2**20
 ARENA_RESERVE_BYTES = ARENA_BYTES // 2 + 4096  # the largest result fits after whatever came before
 PAGE_BYTES = _ARENA + ARENA_BYTES
-LAYOUT = 0x7477696E0001
+LAYOUT = 0x7477696E0002
 
 _RECORD = struct.Struct("=hhid")  # index in the batch, kind, bytes of text that follow, seconds of delay
 
@@ -110,7 +112,8 @@ class Page:
         self._view = memoryview(buffer)
         self._words = self._view[:_NAME].cast("q")
         self._times = self._view[:_NAME].cast("d")
-        self._ids = self._view[_IDS : _IDS + MAX_BATCH * 8].cast("q")
+        self._ids = self._view[_IDS:_BESIDE].cast("q")
+        self._beside = self._view[_BESIDE : _BESIDE + MAX_BESIDE * 16].cast("q")
 
     @classmethod
     def anonymous(cls) -> Page:
@@ -135,7 +138,7 @@ class Page:
         return page
 
     def close(self) -> None:
-        for view in (self._words, self._times, self._ids, self._view):
+        for view in (self._words, self._times, self._ids, self._beside, self._view):
             view.release()
         self._buffer.close()
 
@@ -205,6 +208,15 @@ class Page:
         """The running task is over, and its end is recorded elsewhere."""
         self._words[_ENDED] = self._words[_STARTED]
 
+    def put_beside(self, place: int, claim: Claim | None) -> None:
+        """A claim that runs beside the batches: there before it starts, None once its end is recorded."""
+        at = 2 * place
+        if claim is None:
+            self._beside[at] = 0
+        else:
+            self._beside[at + 1] = claim.token
+            self._beside[at] = claim.task_id
+
     def beat(self, now: float) -> None:
         """A sign of life of the worker's own heartbeat thread."""
         self._times[_BEAT] = now
@@ -260,6 +272,11 @@ class Page:
         if (token, count) != (words[_TOKEN], words[_COUNT]) or not 0 <= started <= count:
             return None
         return Holding(token, track, ids, started, min(limit, count), began)
+
+    def beside(self) -> set[tuple[int, int]]:
+        """(task id, token) of what runs beside the batches, or has run and is not recorded."""
+        words = self._beside.tolist()
+        return {pair for pair in zip(words[::2], words[1::2], strict=True) if pair[0]}
 
     def records(self) -> dict[int, Record]:
         """The outcomes in a dead worker's arena, by the task's place in the batch."""

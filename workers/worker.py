@@ -18,6 +18,7 @@ from app.tasks.store.settling import Settled
 from app.tasks.store.turns import TakeQueued, TakeTickets
 from workers.batch import Batch, BatchSize
 from workers.consumers import Consumer, DatabaseConsumer, RedisConsumer
+from workers.floating import Float
 from workers.fork_server import ForkServer
 from workers.heartbeat import Heartbeat
 from workers.life import HOST, LifeFile, new_worker_id
@@ -120,12 +121,14 @@ class Worker:
         self._life = LifeFile(folder, self.worker_id, supervisor=self._supervisor)
         self._page = self._life.page
         self._forks = ForkServer.if_needed(self._system)  # it holds the proof of life, too; and no connection
+        self._float = Float.where_needed(self._system, self._runner, page=self._page, record=self._record)
         self._heartbeat = Heartbeat(
             self._system,
             self.worker_id,
             page=self._page,
             record=self._record,
             time_limit=self._time_limit,
+            floating=self._float,
         )
         self._arrive()
         if self._redis is not None:
@@ -133,12 +136,16 @@ class Worker:
             self._heartbeat.show = self._redis.show
         self._heartbeat.start()
         log.info("worker.started", worker=self.worker_id, track=self._track.value)
+        left_nothing = True
         try:
             self._loop()
+            if self._float is not None:
+                left_nothing = self._float.drain(self._seconds_to_stop)
         finally:
             self._heartbeat.stop()
             self._depart()
-        self._life.release()
+        if left_nothing:
+            self._life.release()
         log.info("worker.stopped", worker=self.worker_id, done=self._heartbeat.done)
         return EXIT_RECYCLED if self._has_done_its_share() else 0
 
@@ -152,7 +159,7 @@ class Worker:
                 self._stop.set()
             consumer, take = self._fetch()
             if take is None and not outcomes:
-                idle = self._idle(idle)
+                idle = self._idle(idle) if self._has_room() else idle
                 continue
             lease_ends = boot_clock() + self._system.settings.lease_seconds
             claims = self._turn(outcomes, consumer, take)
@@ -170,13 +177,22 @@ class Worker:
     def _has_done_its_share(self) -> bool:
         if self._forks is not None and self._forks.broken:
             return True
-        return 0 < self._most_tasks <= self._heartbeat.done
+        overdue = self._float is not None and self._float.overdue
+        return overdue or 0 < self._most_tasks <= self._heartbeat.done
+
+    def _has_room(self) -> bool:
+        """False, after a while, if as many async handlers run as may."""
+        return self._float is None or self._float.wait_for_room(IDLE_SECONDS[1])
 
     def _fetch(self) -> tuple[Consumer | None, TakeTickets | TakeQueued | None]:
         """What to claim next, from the first source that has something."""
         if self._stop.is_set():
             return None, None
         count = self._size.next()
+        if self._float is not None and self._float.in_use:
+            count = min(count, self._float.room)
+            if count < 1:
+                return None, None
         order = next(self._orders)
         self._last_asked = order[-1]
         for consumer in order:
@@ -236,8 +252,9 @@ class Worker:
         ]
         batch = Batch(lives, page=self._page, lease_ends=lease_ends)
         count = 0
+        may_start = self._float.has_room_for if self._float is not None else None
         with self._heartbeat.carrying(batch):
-            while (live := batch.start_next()) is not None:
+            while (live := batch.start_next(may_start)) is not None:
                 goes_on = self._run(batch, live)
                 count += 1
                 if not goes_on or self._stop.is_set():
@@ -248,6 +265,10 @@ class Worker:
 
     def _run(self, batch: Batch, live: LiveTask) -> bool:
         """Run one task. False: the batch must be settled before the next."""
+        if self._float is not None and self._float.takes(live.claim):
+            self._float.launch(live)
+            batch.forget_running()
+            return True
         outcome = self._runner.execute(live)
         own = self._runner.settle_own(live, outcome)
         if own is None:
@@ -292,6 +313,10 @@ class Worker:
         """Wait; true if the worker was told to stop and its time is over."""
         self._stop.wait(seconds) if not self._stop.is_set() else time.sleep(seconds)
         return self._stop.is_set() and time.monotonic() >= self._stop_deadline
+
+    def _seconds_to_stop(self) -> float | None:
+        """Until this process must be gone; None while nobody has told it to stop."""
+        return self._stop_deadline - time.monotonic() if self._stop_deadline else None
 
     # --- arriving and leaving -------------------------------------------------------------------------
 

@@ -7,11 +7,13 @@ any other function.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
+import inspect
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
@@ -25,6 +27,9 @@ from app.tasks.model import OnLost, PlannedRun
 # JSON as rows hold it. One encoder for all: json.dumps would make one for every call.
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 write_json: Callable[[Any], str] = _ENCODER.encode
+
+
+CANCEL_LOOK_SECONDS = 0.5
 
 
 class TaskCancelled(Exception):
@@ -97,7 +102,8 @@ class TaskContext:
         """A database connection in a transaction that commits together with this task's end.
 
         What the handler writes through it happens exactly once: if the claim was lost, it rolls back.
-        The handler must not commit or close it.
+        The handler must not commit or close it. An `async def` has none (`RuntimeError`): a statement would
+        hold up every other task of its event loop.
         """
         return self.backend.connection()
 
@@ -114,7 +120,9 @@ class Isolation(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """A registered function with its rules. `max_retries` and `timeout_seconds` None: the settings' value."""
+    """A registered function with its rules. `max_retries` and `timeout_seconds` None: the settings' value.
+
+    `is_async`: an `async def`, of which many run at a time on one event loop."""
 
     name: str
     function: HandlerFunction
@@ -125,6 +133,10 @@ class Handler:
     on_lost: OnLost = OnLost.RETRY
     takes_context: bool = True
     isolation: Isolation = Isolation.WORKER
+    is_async: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_async", inspect.iscoroutinefunction(self.function))
 
     def parse(self, payload: Any) -> Any:
         """The typed payload. Raises `InvalidTask` with a dotted path per wrong field."""
@@ -141,9 +153,41 @@ class Handler:
             raise InvalidTask(list(_problems(error))) from None
 
     def call(self, payload: Any, context: TaskContext) -> Any:
+        """What the function returns; of an `async def`, the coroutine to be awaited."""
         if self.takes_context:
             return self.function(payload, context)
         return self.function(payload)
+
+
+@dataclass(slots=True)
+class Call:
+    """A handler about to be called with a checked payload."""
+
+    handler: Handler
+    payload: Any
+    context: TaskContext
+    limit_seconds: int
+
+    def __call__(self) -> Any:
+        return self.handler.call(self.payload, self.context)
+
+
+async def heed_cancels(coroutine: Coroutine[Any, Any, Any], context: TaskContext) -> Any:
+    """Await a handler that is alone on its loop; a cancel that was asked for cancels its coroutine, once.
+
+    Raises `TaskCancelled` then, and whatever the handler raises.
+    """
+    running = asyncio.ensure_future(coroutine)
+    try:
+        while not running.done() and not context.cancel_requested:
+            await asyncio.wait({running}, timeout=CANCEL_LOOK_SECONDS)
+        if not running.done():
+            running.cancel()
+        return await running
+    except asyncio.CancelledError:
+        if context.cancel_requested:
+            raise TaskCancelled("cancelled while running") from None
+        raise RuntimeError("its coroutine was cancelled") from None
 
 
 def _problems(error: ValidationError) -> Iterator[FieldProblem]:

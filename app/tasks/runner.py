@@ -6,11 +6,13 @@ consumers do, and hand over one claim at a time.
 
 from __future__ import annotations
 
+import asyncio
 import random
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from types import CoroutineType
 
 import structlog
 from sqlalchemy.engine import Connection
@@ -18,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.tasks.errors import DatabaseUnavailable, InvalidTask, StatementRefused, TaskError
 from app.tasks.handlers import (
+    Call,
     DoNotRetry,
     Handler,
     HandlerRegistry,
@@ -25,6 +28,7 @@ from app.tasks.handlers import (
     TaskCancelled,
     TaskContext,
     TimeLimitExceeded,
+    heed_cancels,
     to_json,
 )
 from app.tasks.model import Cancelled, Claim, Completed, Failed, OnLost, Outcome, RetryLater, Status
@@ -77,6 +81,7 @@ class LiveTask:
         self.cancel_asked = claim.cancel_requested
         self.lost = False
         self.outcome: Outcome | None = None
+        self.has_loop = False
         self._store = store
         self._connection: Connection | None = None
         self._lock = threading.Lock()
@@ -96,6 +101,8 @@ class LiveTask:
         return self.cancel_asked or self.lost
 
     def connection(self) -> Connection:
+        if self.has_loop:
+            raise RuntimeError("an async handler has no connection: its statements would hold up its loop")
         if self._connection is None:
             self._connection = self._store.database.engine.connect()
             self._connection.begin()
@@ -140,7 +147,7 @@ class LiveTask:
 
 
 class Runner:
-    """Runs claims one at a time in the calling thread."""
+    """Runs claims one at a time in the calling thread, or side by side on an event loop."""
 
     def __init__(
         self,
@@ -185,45 +192,77 @@ class Runner:
         return live.outcome
 
     def _execute(self, live: LiveTask) -> Outcome:
-        claim = live.claim
-        handler = self._handlers.find(claim.name)
-        if handler is None:
-            return self._failed(claim, None, f"this worker has no handler named {claim.name!r}")
         if live.isolated and self._isolate is not None:
             outcome = self._isolate(live)
             live.store_progress()
             return outcome
+        call = self.prepare(live)
+        if not isinstance(call, Call):
+            return call
+        try:
+            with self._time_limit(call.limit_seconds):
+                result = call()
+                if isinstance(result, CoroutineType):
+                    result = asyncio.run(heed_cancels(result, call.context))
+        # the one broad except: a handler may raise anything
+        except (Exception, SystemExit) as error:  # noqa: BLE001
+            outcome = self.failure(live, call, error)
+        else:
+            outcome = self._completed(live.claim, result)
+        if not live.has_connection:  # else it goes with the task's own writes
+            live.store_progress()  # what the handler said last, before its end is recorded
+        return outcome
+
+    async def execute_beside(self, live: LiveTask, *, given_up: Callable[[], Outcome | None]) -> Outcome:
+        """As `execute`, on an event loop beside others: only for an `async def`. Its progress is the caller's
+        to store. A caller that cancels for a reason of its own says by `given_up` what becomes of it."""
+        call = self.prepare(live)
+        if not isinstance(call, Call):
+            return call
+        limit = asyncio.timeout(call.limit_seconds)
+        try:
+            async with limit:
+                result = await call()
+        except asyncio.CancelledError as error:
+            if live.cancel_requested():
+                return self.failure(live, call, TaskCancelled("cancelled while running"))
+            return given_up() or self.failure(live, call, error)
+        # as above; here nothing may reach the loop, which would stop at it
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001
+            late = isinstance(error, TimeoutError) and limit.expired()
+            return self.failure(live, call, TimeLimitExceeded() if late else error)
+        return self._completed(live.claim, result)
+
+    def prepare(self, live: LiveTask) -> Call | Outcome:
+        """The handler's call with its payload checked, or the outcome of a task that cannot be called."""
+        claim = live.claim
+        handler = self._handlers.find(claim.name)
+        if handler is None:
+            return self._failed(claim, None, f"this worker has no handler named {claim.name!r}")
         try:
             payload = handler.parse_json(claim.payload)
         except InvalidTask as error:
             reason = _storable(f"the payload does not fit the handler: {error}")
             return Failed(claim, reason[:ERROR_CHARACTERS])
-        outcome = self._call(live, handler, payload)
-        if not live.has_connection:  # else it goes with the task's own writes
-            live.store_progress()  # what the handler said last, before its end is recorded
-        return outcome
-
-    def _call(self, live: LiveTask, handler: Handler, payload: object) -> Outcome:
-        claim = live.claim
+        live.has_loop = handler.is_async
         context = TaskContext(
             claim.task_id, claim.attempt, claim.user_id, live, claim.failures, claim.planned_run
         )
-        limit_seconds = live.limit_seconds or self.limit_of(claim)
-        try:
-            with self._time_limit(limit_seconds):
-                result = handler.call(payload, context)
-        except TaskCancelled as error:
+        return Call(handler, payload, context, live.limit_seconds or self.limit_of(claim))
+
+    def failure(self, live: LiveTask, call: Call, error: BaseException) -> Outcome:
+        """What becomes of a task whose handler raised this."""
+        claim, handler = live.claim, call.handler
+        if isinstance(error, TaskCancelled):
             if live.cancel_asked:
                 return Cancelled(claim, _sentence(error))
             return self._failed(claim, handler, _sentence(error))
-        except DoNotRetry as error:
+        if isinstance(error, DoNotRetry):
             return Failed(claim, _sentence(error))
-        except TimeLimitExceeded:
-            return self._failed(claim, handler, f"ran longer than its limit of {limit_seconds} s")
-        except (Exception, SystemExit) as error:  # the one broad except: a handler may raise anything
-            log.info("task.raised", task=claim.task_id, name=claim.name, exc_info=True)
-            return self._failed(claim, handler, f"{type(error).__name__}: {_sentence(error)}")
-        return self._completed(claim, result)
+        if isinstance(error, TimeLimitExceeded):
+            return self._failed(claim, handler, f"ran longer than its limit of {call.limit_seconds} s")
+        log.info("task.raised", task=claim.task_id, name=claim.name, exc_info=error)
+        return self._failed(claim, handler, f"{type(error).__name__}: {_sentence(error)}")
 
     def _completed(self, claim: Claim, result: object) -> Outcome:
         try:

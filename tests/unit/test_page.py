@@ -9,7 +9,7 @@ import pytest
 from app.tasks.model import Cancelled, Claim, Completed, Failed, Outcome, Priority, RetryLater, Track
 from workers.causes import Cause, CauseOfDeath
 from workers.life import LifeFile, deaths, held_if_dead, life_path
-from workers.page import ARENA_BYTES, ARENA_RESERVE_BYTES, MAX_BATCH, Page
+from workers.page import ARENA_BYTES, ARENA_RESERVE_BYTES, MAX_BATCH, MAX_BESIDE, Page
 
 TOKEN = 2**62
 
@@ -180,3 +180,14 @@ def test_a_released_life_file_is_gone(tmp_path: Path) -> None:
     life = LifeFile(tmp_path, "host/name:1:a")
     life.release()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_runs_beside_the_batches_is_named_until_its_end_is_recorded() -> None:
+    page = Page.anonymous()
+    first, second = claims(2)
+    page.put_beside(0, first)
+    page.put_beside(MAX_BESIDE - 1, second)
+    page.begin([second], 1.0)  # another batch changes nothing
+    assert page.beside() == {(first.task_id, first.token), (second.task_id, second.token)}
+    page.put_beside(0, None)
+    assert page.beside() == {(second.task_id, second.token)}
