@@ -15,13 +15,14 @@ from pathlib import Path
 from benchmarks import ours
 from benchmarks.arena import Arena
 from benchmarks.peers import PEERS, Listed
-from benchmarks.results import OURS, percentile
+from benchmarks.results import OURS, TARGETS, percentile
 
 Figures = Iterable[tuple[str, float]]
 
 SECTIONS = ("submit", "drain", "one", "sweep", "latency", "idle", "statements")
 PEER_SECTIONS = ("submit", "drain", "latency")
 ONCE = ("sweep", "latency", "idle", "statements")
+COMPARED = {target.under[0] for target in TARGETS}  # the others come in the first round only
 DRAIN_TASKS = {"SQLite": 60_000, "MariaDB": 30_000, "PostgreSQL": 40_000}
 ONE_TASKS = {"SQLite": 10_000, "MariaDB": 5_000, "PostgreSQL": 5_000}
 SWEEP_WORKERS = (1, 4)
@@ -79,7 +80,8 @@ def steps_of(choice: Choice) -> list[Step]:
             if section in PEER_SECTIONS and available and choice.wants(name):
                 measure = partial(_measure_peer, choice, section, name, listed)
                 seconds = {"submit": 4, "drain": 4 + 10 * choice.share, "latency": 8}[section]
-                steps.append(Step(name, section, seconds, section in ONCE, measure))
+                once = section in ONCE or name not in COMPARED
+                steps.append(Step(name, section, seconds, once, measure))
     return steps
 
 

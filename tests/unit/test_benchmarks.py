@@ -153,6 +153,12 @@ def test_every_section_measures_and_all_systems_take_turns() -> None:
     assert list(dict.fromkeys(step.series for step in steps)) == [*OURS, *PEERS]
 
 
+def test_systems_with_a_target_are_measured_in_every_round() -> None:
+    steps = steps_of(Choice(sections=["drain"], peers_python=Path("python")))
+    every_round = {step.series for step in steps if not step.once}
+    assert every_round == {name for target in TARGETS for name, _ in (target.over, target.under)}
+
+
 def test_without_an_environment_of_their_own_the_optional_peers_are_left_out() -> None:
     names = {step.series for step in steps_of(Choice(sections=["drain"], series=["rq", "huey"]))}
     assert names == {"RQ Worker", "RQ SimpleWorker"}
