@@ -106,20 +106,26 @@ class MissingTickets:
     def _second_look(self, priority: Priority, checked: Checked) -> None:
         """A confirmed row whose queue is empty, or whose queue's head was pushed later than the row plus
         grace, has lost its ticket after it was seen: popped by somebody who died."""
-        head = self._tickets.look(priority, last=0)
+        head = self._tickets.look(priority, last=4 * SUSPECTS - 1)  # the oldest stand near the head
         age = self._grace_seconds
         if head.length and head.head_pushed_at is not None:
             age = max(age, self._tickets.database_clock() - head.head_pushed_at + age)
         suspects = self._rows.confirmed(
             priority, incarnation=head.incarnation, older_than_seconds=age, limit=SUSPECTS
         )
-        if suspects:
+        missing = [ticket for ticket in suspects if ticket.job_id not in head.job_ids]
+        if missing and len(head.job_ids) < head.length:
             look = self._tickets.look(priority)
-            missing = [ticket for ticket in suspects if ticket.job_id not in look.job_ids]
-            checked.pushed += self._push(priority, missing)
+            missing = [ticket for ticket in missing if ticket.job_id not in look.job_ids]
+        checked.pushed += self._push(priority, missing)
 
     def _push(self, priority: Priority, missing: list[Ticket]) -> int:
         """Push with the same epoch; not yet confirmed: the next pass sees and confirms it."""
+        if not missing:
+            return 0
+        # a ticket that a worker has just taken stands in no queue until its row is claimed
+        still = self._rows.current([(ticket.task_id, ticket.epoch) for ticket in missing])
+        missing = [ticket for ticket in missing if (ticket.task_id, ticket.epoch) in still]
         if not missing:
             return 0
         log.warning("tickets.pushed_again", priority=priority.value, count=len(missing))

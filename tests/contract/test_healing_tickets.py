@@ -16,7 +16,7 @@ from app.tasks.queue import TaskQueue
 from app.tasks.routing import Intake
 from app.tasks.settings import CoreSettings
 from app.tasks.store import Store
-from app.tasks.tickets import RQQueueManager
+from app.tasks.tickets import Look, RQQueueManager
 from app.tasks.tickets.manager import Ended
 from tests.contract.parts import HANDLERS
 from tests.contract.rows import Rows
@@ -183,6 +183,27 @@ def test_a_ticket_refused_by_a_pause_is_pushed_again_after_it(setting: Setting) 
     setting.store.routing.change(paused=False)
     setting.sweep()
     assert setting.queue_list() == [f"t{task_id}-e3"]
+
+
+def test_a_ticket_that_is_taken_and_claimed_during_the_comparison_is_not_doubled(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task_id = setting.put()
+    setting.push(task_id)
+    look = setting.tickets.look
+
+    def look_late(priority: Priority, **span: int) -> Look:
+        if priority is Priority.NORMAL and not span:
+            setting.tickets.take(WORKER, PRIORITIES, 1)
+        found = look(priority, **span)
+        if priority is Priority.NORMAL and not span:
+            setting.store.claims.tickets([(task_id, 3)], holder=WORKER, lease_seconds=30)
+        return found
+
+    monkeypatch.setattr(setting.tickets, "look", look_late)
+    assert setting.sweep().pushed == 0
+    assert setting.queue_list() == []
+    assert setting.rows.row(task_id)["status"] == "PROCESSING"
 
 
 # --- the second look ---------------------------------------------------------------------------------
