@@ -105,6 +105,17 @@ def worker_pids(stack: Stack) -> set[int]:
     return {row.pid for row in stack.workers()}
 
 
+def both_workers(stack: Stack) -> set[int]:
+    """The pids of the two workers, once those that a test before has killed are replaced."""
+
+    def present() -> bool:
+        pids = worker_pids(stack)
+        return len(pids) == 2 and all(map(psutil.pid_exists, pids))
+
+    wait_until(present, deadline_seconds=30, what="two workers")
+    return worker_pids(stack)
+
+
 # --- in the worker's process --------------------------------------------------------------------------
 
 
@@ -163,8 +174,7 @@ def test_a_killed_worker_is_buried_at_once_and_the_status_had_told_what_it_ran(r
 
 @pytest.mark.timeout(120)
 def test_runs_that_crash_hang_or_eat_memory_leave_their_worker_alone(running: Stack) -> None:
-    wait_until(lambda: len(running.workers()) == 2, deadline_seconds=20, what="two workers")
-    workers = worker_pids(running)
+    workers = both_workers(running)
     requests = [
         bad(running, name, max_retries=0, timeout_seconds=None if name == "fork.memory" else 1)
         for name in OF_A_RUN
@@ -184,7 +194,7 @@ def test_runs_that_crash_hang_or_eat_memory_leave_their_worker_alone(running: St
 
 
 def test_a_run_that_ignores_its_cancel_is_killed_with_all_that_it_started(running: Stack) -> None:
-    workers = worker_pids(running)
+    workers = both_workers(running)
     (culprit,) = submit(running, bad(running, "fork.family"))
     wait_for_start(running, culprit)
     below = [process for worker in workers for process in children_of(worker)]
