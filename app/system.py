@@ -28,7 +28,6 @@ from app.tasks.tickets.worker_registry import RQWorker
 from config import Config
 
 CLOCK_CHECK_SECONDS = 60.0
-BELL_ANSWER_SECONDS = 15.0  # longer than any wait for a bell
 
 log = structlog.get_logger(__name__)
 
@@ -165,7 +164,7 @@ def _tickets(
 
     return RQQueueManager(
         connect(config.RQ_REDIS_URL),
-        bell=connect(config.RQ_REDIS_URL, answer_seconds=BELL_ANSWER_SECONDS),
+        connect_bell=lambda seconds: connect(config.RQ_REDIS_URL, answer_seconds=seconds),
         prefix=config.RQ_QUEUE_PREFIX,
         window=config.RQ_TICKET_WINDOW,
         time_limit=time_limit,

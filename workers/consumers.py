@@ -19,7 +19,8 @@ from app.tasks.store import Store
 from app.tasks.store.claims import TicketClaims
 from app.tasks.store.turns import TakeQueued, TakeTickets
 from app.tasks.tickets import RQQueueManager
-from app.tasks.tickets.manager import KEEP_FOREIGN_SECONDS, ROUTING_CHANGED, Ended, Taken
+from app.tasks.tickets.bells import Rung
+from app.tasks.tickets.manager import KEEP_FOREIGN_SECONDS, Ended, Taken
 from app.tasks.tickets.rq_format import ticket_failure
 from workers.filing import Filing
 from workers.presence import WorkerPresence
@@ -30,6 +31,8 @@ FAILED_RUN = "app.jobs.TicketFailed: "
 FOREIGN = (
     "Refused, and not read: this queue takes Twintrack's tickets only, and RQ_ALLOW_FOREIGN_JOBS is off."
 )
+
+TRY_SECONDS = 0.02
 
 log = structlog.get_logger(__name__)
 
@@ -51,6 +54,9 @@ class Consumer(Protocol):
 
     def flush(self) -> None:
         """Tell what ended, if it was not told with a fetch."""
+
+    def waited(self, rung: Rung | None) -> None:
+        """The worker has waited, and this woke it; None: nothing did."""
 
 
 class RedisConsumer:
@@ -88,11 +94,6 @@ class RedisConsumer:
             counts=lambda: (self._finished, self._failed),
         )
 
-    @property
-    def reachable(self) -> bool:
-        """False right after a failed call: waiting for a bell would be one more."""
-        return self._tickets.health.away_seconds == 0
-
     def fetch(self, count: int) -> TakeTickets | None:
         if not self._tickets.health.worth_a_try:
             raise RedisUnavailable("Redis did not answer a moment ago")
@@ -129,6 +130,7 @@ class RedisConsumer:
             ticket = self._fetched[pair]
             self._filing.add(Ended(ticket.job_id, ticket.priority, None))
         if answer.refused:
+            self._rules_changed = True
             self._give_back([self._fetched[pair] for pair in answer.refused])
         self._fetched = {}
         self._claimed_at = round(self._tickets.database_clock(), 3)
@@ -173,18 +175,21 @@ class RedisConsumer:
         self._tickets.leave(self._holder)
         self._presence.leave()
 
-    def wait(self, seconds: float) -> None:
-        """Until a push rings, at most `seconds`."""
-        # only noted: a wait may be interrupted by the stop signal, a statement must not be
-        self._rules_changed = (
-            self._tickets.wait_for_bell(self._priorities, seconds=seconds) == ROUTING_CHANGED
-        )
+    def waited(self, rung: Rung | None) -> None:
+        """The worker has waited, and this woke it."""
+        self._rules_changed = rung is Rung.ROUTING
 
     def _open(self) -> list[Priority]:
+        """The queues to take from. By the rules as they were last read, as long as nothing is closed: the
+        claim reads them itself, and a task that has just come waits for no statement more."""
         routing = self._store.routing
-        rules = routing.refresh() if self._rules_changed else routing.current()
+        rules = routing.refresh() if self._rules_changed else routing.known()
         self._rules_changed = False
-        return [p for p in self._rounds.next() if p in rules and rules[p].may_claim(Track.REDIS)]
+        order = self._rounds.next()
+        open_ones = _claimable(rules, order, Track.REDIS)
+        if len(open_ones) < len(order):
+            open_ones = _claimable(routing.current(), order, Track.REDIS)
+        return open_ones
 
     def _give_back(self, taken: Sequence[Taken]) -> None:
         try:
@@ -232,20 +237,53 @@ class DatabaseConsumer:
         self._grace_seconds = grace_seconds
         self._always = always
         self._pollers_beside = pollers_beside
+        self._priorities = visits.priorities
         self._rounds = visits.rounds()
         self._one_by_one = visits.weights is not None
         self._next_dormant_look = 0.0
+        self._next_try = 0.0
+        self._hopeful = True
+        self._rung = False
+        self._has_waited = False
+
+    def waited(self, rung: Rung | None) -> None:
+        """The worker has waited, and this woke it."""
+        self._has_waited = True
+        self._rung = rung is Rung.ROWS
+        if rung is Rung.ROUTING:
+            self._next_dormant_look = 0.0
 
     def fetch(self, count: int) -> TakeQueued | None:
-        if self._always or self._awake(self._store.routing.current()):
-            return TakeQueued(count, self._rounds.next(), one_by_one=self._one_by_one)
-        if boot_clock() < self._next_dormant_look:
+        """Try at once after a ring, and while there was something the last time. Else look first, which is
+        one statement; in the middle of other work, try only now and then."""
+        rung, waited = self._rung, self._has_waited
+        self._rung = self._has_waited = False
+        routing, now = self._store.routing, boot_clock()
+        rules = routing.known() if rung or waited else routing.current()
+        if self._is_awake(rules):
+            if rung or self._hopeful or (not waited and now >= self._next_try):
+                self._next_try = now + TRY_SECONDS
+                return self._take(count)
+            return self._take(count) if waited and self._some_wait() else None
+        if now < self._next_dormant_look and not rung:
+            routing.current()  # told of a fallback within a second, unless asleep
             return None
-        self._next_dormant_look = boot_clock() + self._grace_seconds / 2
-        return TakeQueued(count, self._rounds.next(), self._grace_seconds, self._one_by_one)
+        self._next_dormant_look = now + self._grace_seconds / 2
+        if not self._some_wait():
+            return None
+        awake = self._is_awake(routing.known())
+        return self._take(count, waiting_for_seconds=0 if awake else self._grace_seconds)
+
+    def _take(self, count: int, *, waiting_for_seconds: float = 0) -> TakeQueued:
+        return TakeQueued(count, self._rounds.next(), waiting_for_seconds, self._one_by_one)
+
+    def _some_wait(self) -> bool:
+        """One statement, which brings the rules up to date as well."""
+        rules, waiting = self._store.looks.queued()
+        return any(p in waiting for p in _claimable(rules, self._priorities, Track.DATABASE))
 
     def accept(self, answer: TicketClaims) -> None:
-        """The row is all there is."""
+        self._hopeful = bool(answer.won)
 
     def abandon(self) -> None:
         """Nothing was taken out of anywhere."""
@@ -256,8 +294,12 @@ class DatabaseConsumer:
     def flush(self) -> None:
         """The row is all there is."""
 
-    def _awake(self, rules: Routing) -> bool:
-        if any(route.fallback for route in rules.values()):
+    def _is_awake(self, rules: Routing) -> bool:
+        if self._always or any(route.fallback for route in rules.values()):
             return True
         by_database = any(route.redis_percent < 100 or route.name_percents for route in rules.values())
         return by_database and not self._pollers_beside
+
+
+def _claimable(rules: Routing, priorities: Sequence[Priority], track: Track) -> list[Priority]:
+    return [p for p in priorities if p in rules and rules[p].may_claim(track)]

@@ -6,19 +6,21 @@ import os
 import select
 import signal
 import threading
+import time
 
 import structlog
 
 from app.system import System
 from app.tasks.errors import TaskError
 from app.tasks.healing import Sweeper
+from app.tasks.pacing import ACTIVE_SECONDS
+from app.tasks.store.notices import Topic
 from workers.keeper import Keeper
 from workers.life import LifeFile, deaths, new_worker_id
+from workers.waiting import Waiting
 
-STEP_SECONDS = 1.0
-HURRIED_SECONDS = 0.1
-STANDBY_SECONDS = 3.0
 NUDGED_SECONDS = 0.05
+GATHER_SECONDS = 0.1
 NUDGE = signal.SIGUSR1  # from the pool's parent: a worker has died
 
 log = structlog.get_logger(__name__)
@@ -65,7 +67,7 @@ class SweeperProcess:
 
 
 class SweeperLoop:
-    """One step a second while it holds the lock, a look now and then while it does not."""
+    """Step after step while it holds the lock, as far apart as the sweeper says; else a look now and then."""
 
     def __init__(self, system: System) -> None:
         self._system = system
@@ -77,27 +79,52 @@ class SweeperLoop:
             holder=self._holder,
             dead_holders=lambda holders: deaths(self._locks, holders),
         )
+        self._waiting = Waiting(
+            system,
+            topic=Topic.DUE,
+            bells=lambda bells: [bells.due],
+            stop=self._stop,
+            longest_seconds=self._sweeper.pulse_seconds,
+        )
 
     def stop(self) -> None:
         self._stop.set()
+        self._system.queue.waking.due()  # heard by ourselves
 
     def run(self) -> None:
         """Sweep until `stop`. An outage of the database is waited for."""
         life = LifeFile(self._locks, self._holder)
-        pause = 0.0
-        while not self._stop.wait(pause):
-            pause = STEP_SECONDS
+        while not self._stop.is_set():
+            active = True
             try:
-                healed = self._sweeper.step()
-                if healed is None:
-                    pause = STANDBY_SECONDS
-                else:
-                    pause = HURRIED_SECONDS if healed.hurry else STEP_SECONDS
+                active = self._sweeper.step() is not None
             except TaskError as error:
                 log.warning("sweeper.waits", reason=str(error))
+            self._rest(self._sweeper.pause_seconds, active=active)
+        self._waiting.close()
         try:
             self._sweeper.leave()
         except TaskError:
             log.info("sweeper.lock_left", reason="the database is away")
         else:
             life.release()
+
+    def _rest(self, seconds: float, *, active: bool) -> None:
+        """Until the next step is due, or somebody rings for it: the bell is the active sweeper's. A Redis
+        that goes away is noticed, whoever is active."""
+        wakes = time.monotonic() + seconds
+        self._waiting.prepare()
+        while not self._stop.is_set() and (left := wakes - time.monotonic()) > 0:
+            if not active:
+                self._feel_pulse(left)
+            elif self._waiting.wait(left) is not None:
+                self._stop.wait(GATHER_SECONDS)  # what is announced together is looked at together
+                return
+            elif self._waiting.is_blind:
+                wakes = min(wakes, time.monotonic() + ACTIVE_SECONDS)
+
+    def _feel_pulse(self, left: float) -> None:
+        self._stop.wait(min(left, self._sweeper.pulse_seconds))
+        tickets = self._system.tickets
+        if tickets is not None and tickets.health.worth_a_try:
+            tickets.ping()

@@ -96,13 +96,13 @@ class _HorseWorker(Worker):
         self.met_foreign = True
         self.stop()
 
-    def _idle(self, seconds: float) -> float:
+    def _idle(self) -> None:
         if not self._until_empty:
-            return super()._idle(seconds)
+            super()._idle()
+            return
         if self._redis is not None:
             self._redis.flush()
         self.stop()
-        return seconds
 
 
 def _run(

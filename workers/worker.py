@@ -14,8 +14,10 @@ from app.system import System
 from app.tasks.errors import DatabaseUnavailable, RedisUnavailable, StatementRefused, TaskError
 from app.tasks.model import Claim, Outcome, Track
 from app.tasks.runner import LiveTask, Runner, boot_clock
+from app.tasks.store.notices import Topic
 from app.tasks.store.settling import Settled
 from app.tasks.store.turns import TakeQueued, TakeTickets
+from app.tasks.tickets.bells import Bell, Bells, Rung
 from workers.batch import Batch, BatchSize
 from workers.consumers import Consumer, DatabaseConsumer, RedisConsumer
 from workers.floating import Float
@@ -26,10 +28,11 @@ from workers.recording import follow_up
 from workers.slots import EXIT_RECYCLED
 from workers.time_limit import TimeLimit
 from workers.visiting import STRICT, Visits
+from workers.waiting import SLEEP_SECONDS, Waiting
 
-IDLE_SECONDS = (0.01, 0.5)  # a poller's pause: doubles while nothing comes
-BELL_SECONDS = 5.0
 FAILURE_PAUSE_SECONDS = 0.5
+FOREIGN_LOOK_SECONDS = FLOAT_LOOK_SECONDS = 5.0
+ROOM_LOOK_SECONDS = 0.5
 
 log = structlog.get_logger(__name__)
 
@@ -99,10 +102,12 @@ class Worker:
             pollers_beside=system.config.pollers_enabled,
             visits=visits,
         )
-        consumers: list[Consumer] = [c for c in (self._redis, self._database) if c is not None]
+        self._consumers: list[Consumer] = [c for c in (self._redis, self._database) if c is not None]
         # with two sources, each goes first in turn: neither can starve the other
-        self._orders = cycle([consumers, consumers[::-1]])
-        self._last_asked: Consumer = consumers[-1]
+        self._orders = cycle([self._consumers, self._consumers[::-1]])
+        self._last_asked: Consumer = self._consumers[-1]
+        self._rung: Consumer | None = None
+        self._waiting = self._make_waiting()
 
     def stop(self, *_: object) -> None:
         """Finish what runs, then leave. Safe as a signal handler."""
@@ -153,13 +158,13 @@ class Worker:
 
     def _loop(self) -> None:
         outcomes: list[Outcome] = []
-        idle = IDLE_SECONDS[0]
         while outcomes or not self._stop.is_set():
             if self._has_done_its_share():
                 self._stop.set()
             consumer, take = self._fetch()
             if take is None and not outcomes:
-                idle = self._idle(idle) if self._has_room() else idle
+                if self._has_room():
+                    self._idle()
                 continue
             lease_ends = boot_clock() + self._system.settings.lease_seconds
             claims = self._turn(outcomes, consumer, take)
@@ -167,12 +172,12 @@ class Worker:
                 continue  # the database is away: the outcomes stay in hand
             if claims:
                 outcomes = self._work(claims, lease_ends)
-                idle = IDLE_SECONDS[0]
+                self._waiting.worked()
                 continue
             outcomes = []
             self._page.begin((), lease_ends)
             if consumer is self._last_asked and not isinstance(take, TakeTickets):
-                idle = self._idle(idle)  # tickets that were worth nothing say that there may be more
+                self._idle()  # tickets that were worth nothing say that there may be more
 
     def _has_done_its_share(self) -> bool:
         if self._forks is not None and self._forks.broken:
@@ -182,7 +187,7 @@ class Worker:
 
     def _has_room(self) -> bool:
         """False, after a while, if as many async handlers run as may."""
-        return self._float is None or self._float.wait_for_room(IDLE_SECONDS[1])
+        return self._float is None or self._float.wait_for_room(ROOM_LOOK_SECONDS)
 
     def _fetch(self) -> tuple[Consumer | None, TakeTickets | TakeQueued | None]:
         """What to claim next, from the first source that has something."""
@@ -194,6 +199,8 @@ class Worker:
             if count < 1:
                 return None, None
         order = next(self._orders)
+        if self._rung is not None:
+            order, self._rung = sorted(order, key=lambda consumer: consumer is not self._rung), None
         self._last_asked = order[-1]
         for consumer in order:
             try:
@@ -287,27 +294,37 @@ class Worker:
     def _record(self, outcomes: Sequence[Outcome], settled: Settled) -> None:
         follow_up(self._system.queue, self._redis, outcomes, settled)
 
-    def _idle(self, seconds: float) -> float:
-        """Wait for work, or for the stop signal. Returns how long to wait the next time."""
+    def _idle(self) -> None:
+        """Wait for work, or for the stop signal."""
         if self._redis is not None:
             self._redis.flush()
-        try:
-            return self._wait_for_work(seconds)
-        except _Stop:
-            return seconds
-
-    def _wait_for_work(self, seconds: float) -> float:
+        self._waiting.prepare()
+        rung = None
         try:
             self._may_interrupt = True
-            if self._redis is not None and self._redis.reachable and not self._stop.is_set():
-                self._redis.wait(BELL_SECONDS)
-                return IDLE_SECONDS[0]
-            self._stop.wait(seconds)
-        except RedisUnavailable:
-            self._stop.wait(seconds)
+            if not self._stop.is_set():
+                in_use = self._float is not None and self._float.in_use
+                rung = self._waiting.wait(FLOAT_LOOK_SECONDS if in_use else None)
+        except _Stop:
+            log.debug("worker.woken_to_stop")
         finally:
             self._may_interrupt = False
-        return min(IDLE_SECONDS[1], seconds * 2)
+        for consumer in self._consumers:
+            consumer.waited(rung)
+        self._rung = {Rung.TICKETS: self._redis, Rung.ROWS: self._database}.get(rung) if rung else None
+
+    def _make_waiting(self) -> Waiting:
+        # what other programs push does not ring
+        longest = FOREIGN_LOOK_SECONDS if self._system.config.RQ_ALLOW_FOREIGN_JOBS else SLEEP_SECONDS
+        return Waiting(
+            self._system, topic=Topic.ROWS, bells=self._bells, stop=self._stop, longest_seconds=longest
+        )
+
+    def _bells(self, bells: Bells) -> list[Bell]:
+        """What this worker wakes for: not for rows that pollers beside it are there for."""
+        serves_rows = self._redis is None or not self._system.config.pollers_enabled
+        tracks = [Track.REDIS] * (self._redis is not None) + [Track.DATABASE] * serves_rows
+        return [bells.of(track, priority) for track in tracks for priority in self._visits.priorities]
 
     def _gives_up(self, seconds: float) -> bool:
         """Wait; true if the worker was told to stop and its time is over."""
@@ -352,6 +369,7 @@ class Worker:
                 self._redis.leave()
         with _tolerant("worker.not_unlisted"):
             self._system.store.registry.leave(self.worker_id)
+        self._waiting.close()
         self._system.close()
 
 

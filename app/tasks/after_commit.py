@@ -1,8 +1,9 @@
-"""Tickets of rows that were written on a caller's connection: pushed once the caller's commit is done.
+"""What follows rows that were written on a caller's connection: done once the caller's commit is done.
 
-SQLAlchemy announces a commit before it happens, so the tickets wait from there to the next sign of life of
+SQLAlchemy announces a commit before it happens, so the moves wait from there to the next sign of life of
 the connection: its return to the pool or its next transaction. A rollback forgets them. If the process dies
-in between, or the connection is held without another transaction, the sweeper pushes them after its grace.
+in between, or the connection is held without another transaction, the sweeper pushes their tickets after its
+grace.
 """
 
 from __future__ import annotations
@@ -13,21 +14,21 @@ from typing import Any
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import Connection
 
-from app.tasks.model import Ticket
+from app.tasks.model import Moved
 
-Push = Callable[[list[Ticket]], None]
+Follow = Callable[[list[Moved]], None]
 
 _WAITING = "twintrack.waiting"
 _COMMITTED = "twintrack.committed"
 
 
-def push_after_commit(connection: Connection, ticket: Ticket, push: Push) -> None:
-    """Push `ticket` after the transaction that `connection` is in has been committed.
+def after_commit(connection: Connection, move: Moved, follow: Follow) -> None:
+    """Call `follow` with `move` after the transaction that `connection` is in has been committed.
 
-    `push` must not raise: it runs inside the caller's pool.
+    `follow` must not raise: it runs inside the caller's pool.
     """
     _listen(connection.engine)
-    connection.info.setdefault(_WAITING, []).append((push, ticket))
+    connection.info.setdefault(_WAITING, []).append((follow, move))
 
 
 def _listen(engine: Engine) -> None:
@@ -62,8 +63,8 @@ def _on_checkin(_connection: Any, record: Any) -> None:
 
 
 def _flush(info: dict[str, Any]) -> None:
-    by_push: dict[Push, list[Ticket]] = {}
-    for push, ticket in info.pop(_COMMITTED, ()):
-        by_push.setdefault(push, []).append(ticket)
-    for push, tickets in by_push.items():
-        push(tickets)
+    by_follow: dict[Follow, list[Moved]] = {}
+    for follow, move in info.pop(_COMMITTED, ()):
+        by_follow.setdefault(follow, []).append(move)
+    for follow, moves in by_follow.items():
+        follow(moves)

@@ -15,21 +15,23 @@ import structlog
 from app.tasks.errors import RedisUnavailable, TaskError
 from app.tasks.missing_tickets import MissingTickets
 from app.tasks.model import Moved, Priority, Track
+from app.tasks.pacing import ACTIVE_SECONDS, HURRIED_SECONDS, LOCK_SPARE_SECONDS, SHORTEST_SECONDS, Pace
 from app.tasks.queue import TaskQueue, utc_now
 from app.tasks.reclaims import Reclaims
 from app.tasks.refilling import Refiller
 from app.tasks.routing import Intake, Route, Routing
-from app.tasks.schedules import Scheduler
 from app.tasks.settings import CoreSettings
 from app.tasks.store import Store
+from app.tasks.store.looks import Glance
 from app.tasks.tickets import Overflow, RQQueueManager
 
 LOCK = "sweeper"
-LOCK_SECONDS = 15.0
 BATCH = 500
 BATCHES_PER_PASS = 20
 SILENT_WORKER_SECONDS = 300
 FULL_PASS_SECONDS = 3.0
+IDLE_PASS_SECONDS = 60.0
+LIFT_AGAIN_SECONDS = 300.0
 
 log = structlog.get_logger(__name__)
 
@@ -56,9 +58,16 @@ class Healed:
     hurry: bool = False  # a queue runs dry before the next step would come
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def did_something(self) -> bool:
+        """True if rows or tickets were changed: more of it may be near."""
+        moves = (self.due, self.fired, self.held, self.moved, self.reclaimed, self.let_in, self.moved_up)
+        return any((*moves, self.pushed, self.refilled))
+
 
 class Sweeper:
-    """`step()` is called about once a second by whoever may heal; it does nothing without the lock."""
+    """`step()` is called again and again by whoever may heal, `pause_seconds` after the last one or when it
+    is rung for; it does nothing without the lock."""
 
     def __init__(
         self,
@@ -77,7 +86,9 @@ class Sweeper:
         self._holder = holder
         self._dead_holders = dead_holders
         self._clock = clock
-        self._scheduler = Scheduler(queue.schedules, clock=clock)
+        self._pace = Pace.of(self._settings)
+        self.pause_seconds = 0.0
+        """How long the next step may be put off."""
         self._missing: MissingTickets | None = None
         self._refiller: Refiller | None = None
         if self._tickets is not None:
@@ -85,7 +96,11 @@ class Sweeper:
             self._missing = MissingTickets(self._store, self._tickets, grace_seconds=grace, clock=clock)
             self._refiller = Refiller(self._store, self._tickets)
         self._users_wait = True
-        self._next_full_pass = 0.0
+        self._last_full_pass = -IDLE_PASS_SECONDS
+        self._overflowing = False
+        self._lock_until = 0.0
+        self._lifted: dict[Priority, int] = {}
+        self._next_lift = 0.0
         self._expired_since: dict[tuple[int, int], float] = {}
         self._last_look = clock()
 
@@ -95,55 +110,88 @@ class Sweeper:
         Raises `DatabaseUnavailable`; the next step begins anew.
         """
         try:
-            return self._heal() if self._lock() else None
+            self.pause_seconds = ACTIVE_SECONDS
+            glance = self._store.looks.glance(LOCK)
+            return self._heal(glance) if self._lock(glance) else None
         except TaskError:
             self._expired_since.clear()  # leases count as seen expired only while the database answers
             raise
 
-    def _heal(self) -> Healed:
+    def _heal(self, glance: Glance) -> Healed:
         healed = Healed()
-        rules = self._end_of_pauses(self._store.routing.refresh())
+        rules = self._end_of_pauses(glance.rules)
         rules = self._fallback(rules, healed)
-        healed.fired += self._scheduler.step()
-        healed.due += self._repeat(lambda: self._store.moves.due(limit=BATCH))
+        if _is_over(glance.next_run_seconds):
+            healed.fired += self.queue.schedules.fire_due()
+        if _is_over(glance.next_due_seconds):
+            healed.due += self._repeat(lambda: self._store.moves.due(limit=BATCH))
+        live = self._is_live(glance, rules)
         self._let_users_in(healed)
-        overflows = self._refill(rules, healed)
-        if self._clock() >= self._next_full_pass:
-            self._next_full_pass = self._clock() + FULL_PASS_SECONDS
-            self._full_pass(rules, overflows, healed)
+        overflows = self._refill(rules, healed) if glance.dispatched or self._overflowing else {}
+        self._overflowing = bool(overflows)
+        if self._clock() - self._last_full_pass >= (FULL_PASS_SECONDS if live else IDLE_PASS_SECONDS):
+            self._last_full_pass = self._clock()
+            self._full_pass(glance, rules, overflows, healed)
+        self._rest(glance, rules, live=live or healed.did_something)
+        if healed.hurry:
+            self.pause_seconds = min(self.pause_seconds, HURRIED_SECONDS)
         return healed
 
-    def _lock(self) -> bool:
+    def _is_live(self, glance: Glance, rules: Routing) -> bool:
+        away = self._tickets is not None and not self._redis_answers()
+        falls_back = any(route.fallback for route in rules.values())
+        return glance.anything_live or self._overflowing or falls_back or away
+
+    def _rest(self, glance: Glance, rules: Routing, *, live: bool) -> None:
+        """Say how long to sleep, and hold the lock for longer."""
+        self.pause_seconds = self._pace.pause(glance, rules, utc_now(), live=live)
+        if self.pause_seconds > self._lock_until - self._clock() - LOCK_SPARE_SECONDS / 2:
+            self._try_lock()
+
+    def _lock(self, glance: Glance) -> bool:
         """Take or keep the sweeper's lock; the lock of a sweeper that is proven dead is broken at once."""
-        registry = self._store.registry
-        if registry.try_lock(LOCK, self._holder, seconds=LOCK_SECONDS):
+        other, left = glance.lock_holder, glance.lock_left_seconds
+        if other == self._holder and left > self._pace.lock_seconds / 2:
+            self._lock_until = self._clock() + left
             return True
-        other = registry.lock_holder(LOCK)
-        if other is None or not self._dead_holders([other]):
-            return False
-        registry.unlock(LOCK, other)
-        return registry.try_lock(LOCK, self._holder, seconds=LOCK_SECONDS)
+        if other not in (None, self._holder) and left > 0:
+            if not self._dead_holders([other]):
+                self.pause_seconds = min(left + SHORTEST_SECONDS, self._pace.idle_seconds)
+                return False
+            self._store.registry.unlock(LOCK, other)
+        return self._try_lock()
+
+    def _try_lock(self) -> bool:
+        seconds, asked = self._pace.lock_seconds, self._clock()
+        self._lock_until = asked + seconds
+        return self._store.registry.try_lock(LOCK, self._holder, seconds=seconds)
 
     def full_pass(self) -> Healed | None:
         """As `step`, with everything looked at."""
-        self._next_full_pass = 0.0
+        self._last_full_pass = -IDLE_PASS_SECONDS
         return self.step()
 
-    def seconds_to_next_schedule(self) -> float:
-        """How long a step may be put off as far as schedules are concerned. Costs no statement."""
-        return self._scheduler.seconds_to_next_look()
+    @property
+    def pulse_seconds(self) -> float:
+        """How often to make sure, while asleep, that Redis still answers."""
+        return self._pace.pulse_seconds
 
     def leave(self) -> None:
         """Give up the lock, so that another sweeper begins at once."""
         self._store.registry.unlock(LOCK, self._holder)
 
-    def _full_pass(self, rules: Routing, overflows: Overflows, healed: Healed) -> None:
+    def _full_pass(self, glance: Glance, rules: Routing, overflows: Overflows, healed: Healed) -> None:
+        """Everything for which the glance saw a reason."""
         self._holds(rules, healed)
-        self._reclaim_expired(healed)
+        self._reclaim_expired(healed, some=glance.processing)
+        lengths = self._lengths()
         for route in rules.values():
-            healed.moved += self._wrong_track(route)
-            self._move_up(route, healed)
-            self._check_tickets(route, overflows.get(route.priority), healed)
+            if _may_be_misplaced(route, glance):
+                healed.moved += self._wrong_track(route)
+            if glance.queued or glance.dispatched:
+                self._move_up(route, healed)
+            if glance.dispatched or lengths.get(route.priority):
+                self._check_tickets(route, overflows.get(route.priority), healed)
         self._store.registry.forget_silent(silent_seconds=SILENT_WORKER_SECONDS)
 
     def _let_users_in(self, healed: Healed) -> None:
@@ -188,9 +236,15 @@ class Sweeper:
         return self._store.routing.change(over, intake=Intake.OPEN, intake_until=None, intake_reason=None)
 
     def _holds(self, rules: Routing, healed: Healed) -> None:
-        open_ones = [route.priority for route in rules.values() if route.intake is Intake.OPEN]
-        if open_ones:
-            healed.held += self._repeat(lambda: self._store.moves.lift_holds(open_ones, limit=BATCH))
+        """Holds are made only while the rules say so: once lifted under a version there are no more, but for
+        one that was locked or moved at that moment."""
+        open_ones = {route.priority: route.version for route in rules.values() if route.intake is Intake.OPEN}
+        if open_ones == self._lifted and self._clock() < self._next_lift:
+            return
+        held = self._repeat(lambda: self._store.moves.lift_holds(list(open_ones), limit=BATCH))
+        healed.held += held
+        self._lifted = {} if held else open_ones
+        self._next_lift = self._clock() + LIFT_AGAIN_SECONDS
 
     # --- fallback -----------------------------------------------------------------------------------
 
@@ -220,9 +274,9 @@ class Sweeper:
     @property
     def _patience_seconds(self) -> float:
         """The pollers are to run within `fallback_after_seconds` of anybody's first failed call; ours may
-        have failed a time-out and a step later, and the recall takes its time."""
+        have failed a pulse, a time-out and a step later, and the recall takes its time."""
         after = self._settings.fallback_after_seconds
-        return max(after / 2, after - 6)
+        return max(after / 2, after - 8)
 
     def _return_to_redis(self, tickets: RQQueueManager, rules: Routing, healed: Healed) -> Routing:
         back = []
@@ -249,10 +303,10 @@ class Sweeper:
 
     # --- reclaims -----------------------------------------------------------------------------------
 
-    def _reclaim_expired(self, healed: Healed) -> None:
+    def _reclaim_expired(self, healed: Healed, *, some: bool) -> None:
         """A lease counts as over when it was seen expired for one renewal interval: after an outage of the
         database, living workers get the time to renew."""
-        rows = self._store.moves.expired(limit=BATCH)
+        rows = self._store.moves.expired(limit=BATCH) if some else []
         now, interval = self._clock(), self._settings.lease_seconds / 3
         if now - self._last_look > max(interval, 2 * FULL_PASS_SECONDS):
             self._expired_since = {}  # nobody looked, or the database hung: workers could not renew either
@@ -277,6 +331,14 @@ class Sweeper:
             return {}
         return overflows
 
+    def _lengths(self) -> Mapping[Priority, int]:
+        if self._tickets is None or not self._redis_answers():
+            return {}
+        try:
+            return self._tickets.lengths()
+        except RedisUnavailable:
+            return {}
+
     def _check_tickets(self, route: Route, overflow: Overflow | None, healed: Healed) -> None:
         if self._missing is None or route.fallback or not self._redis_answers():
             return
@@ -290,3 +352,16 @@ class Sweeper:
         healed.pushed += checked.pushed
         healed.confirmed += checked.confirmed
         healed.stale += checked.stale
+
+
+def _is_over(seconds: float | None) -> bool:
+    return seconds is not None and seconds <= 0
+
+
+def _may_be_misplaced(route: Route, glance: Glance) -> bool:
+    """False if no row of the kind that this route does not want was seen."""
+    if route.fallback or (route.redis_percent == 0 and not route.name_percents):
+        return glance.dispatched
+    if route.redis_percent == 100 and not route.name_percents:
+        return glance.queued
+    return glance.queued or glance.dispatched

@@ -281,11 +281,12 @@ Outcome = Completed | Failed | RetryLater | Cancelled | Released
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """A row that a verb brought to a waiting status; DISPATCHED ones need a ticket."""
+    """A row that a verb brought to a status; DISPATCHED ones need a ticket, QUEUED ones somebody awake."""
 
     task_id: int
     status: Status
     ticket: Ticket | None = None
+    priority: Priority | None = None
     front: bool = False  # its turn has been: the ticket goes before all others
 
 

@@ -6,15 +6,15 @@ Commit first, push the ticket second: a verb's answer means that the row is stor
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import structlog
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
-from app.tasks.after_commit import push_after_commit
+from app.tasks.after_commit import after_commit
 from app.tasks.combining import Combiner
 from app.tasks.database import CommitUnknown
 from app.tasks.errors import (
@@ -37,6 +37,7 @@ from app.tasks.store import Store
 from app.tasks.store.submitting import Placement, Present, Refusal
 from app.tasks.submission import RequestCheck, TaskRequest
 from app.tasks.tickets import RQQueueManager
+from app.tasks.waking import Waking, first_moves
 
 TRIES = 20
 PAUSED_RETRY_SECONDS = 60
@@ -68,12 +69,14 @@ class TaskQueue:
         self._ids = IdSource()
         self._check = RequestCheck(handlers, self.settings, self._ids, now)
         self._combined = Combiner(self._submit_checked, self._submit_together)
+        self.waking = Waking(store.notices, tickets)
         self.schedules = Schedules(
             store,
             ScheduleCheck(self._check),
             next_id=self._ids.next,
             active_keys=self._slots,
-            push=self.push,
+            push_moved=self.push_moved,
+            changed=self.waking.due,
         )
 
     # --- submit -----------------------------------------------------------------------------------
@@ -96,8 +99,9 @@ class TaskQueue:
                 raise answer
             return answer
         submitted = self._insert(new, connection)
-        if submitted.created and submitted.status is Status.DISPATCHED:
-            push_after_commit(connection, _first_ticket(new), self.push)
+        if submitted.created:
+            for move in first_moves(new, submitted, self._now):
+                after_commit(connection, move, self.push_moved)
         return submitted
 
     def submit_many(self, requests: Iterable[TaskRequest]) -> list[Submitted | TaskError]:
@@ -128,8 +132,8 @@ class TaskQueue:
             raise
         except TaskError as error:
             return error
-        if submitted.created and submitted.status is Status.DISPATCHED:
-            self.push([_first_ticket(new)])
+        if submitted.created:
+            self.push_moved(first_moves(new, submitted, self._now))
         return submitted
 
     def _submit_together(self, news: Sequence[NewTask]) -> list[Submitted | TaskError]:
@@ -137,7 +141,9 @@ class TaskQueue:
         return [answer for _, answer in self._insert_bulk(list(enumerate(news)))]
 
     def _insert(self, new: NewTask, connection: Connection | None) -> Submitted:
-        rules = self.store.routing.current()
+        rules = self.store.routing.known()  # the insert is guarded by their version, however old they are
+        if rules[new.priority].intake is not Intake.OPEN:
+            rules = self.store.routing.current()  # a refusal is guarded by nothing
         slots = self._slots(new)
         doubtful: set[int] = set()
         for _ in range(TRIES):
@@ -198,15 +204,15 @@ class TaskQueue:
         except IntegrityError:  # two processes drew one node and met in a millisecond: one by one finds out
             return [(at, self._submit_checked(new)) for at, new in bulk]
         answers: list[tuple[int, Submitted | TaskError]] = []
-        tickets = []
+        moves = []
         for at, new, where in placed:
             if isinstance(where, IntakePaused):
                 answers.append((at, where))
                 continue
-            answers.append((at, Submitted(new.task_id, where.status, new.priority)))
-            if where.status is Status.DISPATCHED:
-                tickets.append(_first_ticket(new))
-        self.push(tickets)
+            submitted = Submitted(new.task_id, where.status, new.priority)
+            answers.append((at, submitted))
+            moves += first_moves(new, submitted, self._now)
+        self.push_moved(moves)
         return answers
 
     def _placement(self, new: NewTask, route: Route, slot: str | None) -> Placement:
@@ -319,27 +325,28 @@ class TaskQueue:
 
     def resume(self, priorities: Iterable[Priority] = PRIORITIES) -> Routing:
         """Let these priorities be claimed again; idle workers wake at once."""
-        wanted = list(priorities)
-        rules = self.store.routing.change(wanted, paused=False)
-        if self.tickets is not None:
-            with suppress(RedisUnavailable):  # they look by themselves, a little later
-                self.tickets.ring_routing(wanted)
-        return rules
+        return self._change(priorities, paused=False)
 
     def pause_intake(
         self, *, reason: str, mode: Intake = Intake.HOLD, duration: timedelta | None = None
     ) -> Routing:
         """Hold or refuse submissions, for `duration` or until resumed."""
         until = None if duration is None else self._now() + duration
-        return self.store.routing.change(intake=mode, intake_reason=reason[:500], intake_until=until)
+        return self._change(PRIORITIES, intake=mode, intake_reason=reason[:500], intake_until=until)
 
     def resume_intake(self) -> Routing:
         """Take submissions again; held tasks follow by the sweeper."""
-        return self.store.routing.change(intake=Intake.OPEN, intake_reason=None, intake_until=None)
+        return self._change(PRIORITIES, intake=Intake.OPEN, intake_reason=None, intake_until=None)
 
     def route(self, *, redis_percent: int, priorities: Iterable[Priority] = PRIORITIES) -> Routing:
         """Send this share of tasks by Redis from now on; waiting rows follow."""
-        return self.store.routing.change(priorities, redis_percent=redis_percent)
+        return self._change(priorities, redis_percent=redis_percent)
+
+    def _change(self, priorities: Iterable[Priority], **values: Any) -> Routing:
+        wanted = list(priorities)
+        rules = self.store.routing.change(wanted, **values)
+        self.waking.rules_changed(wanted)
+        return rules
 
     def dispatch(self, priorities: Iterable[Priority] = PRIORITIES) -> int:
         """Route these priorities by Redis and move every waiting row there. Returns how many moved."""
@@ -386,18 +393,21 @@ class TaskQueue:
             log.debug("tickets.left_to_sweeper", count=len(tickets))
             return
         try:
-            self.tickets.push(tickets, front=front)
+            if self.tickets.push(tickets, front=front) < len(tickets):
+                self.waking.due()  # to refill the window, which is full
         except RedisUnavailable as error:
             log.warning("tickets.left_to_sweeper", count=len(tickets), reason=str(error))
 
     def push_moved(self, moves: Iterable[Moved], *, front: bool = False) -> None:
-        """Push the tickets of moved rows; with `front`, and where the move says so, before all that wait."""
+        """Push the tickets of moved rows, and wake who waits for rows. `front`: before all that wait."""
+        moves = list(moves)
         groups: dict[bool, list[Ticket]] = {True: [], False: []}
         for move in moves:
             if move.ticket is not None:
                 groups[front or move.front].append(move.ticket)
         for first, tickets in groups.items():
             self.push(tickets, front=first)
+        self.waking.follow(moves)
 
     def withdraw(self, tickets: Sequence[Ticket], *, from_the_head: bool = False) -> None:
         """Take tickets of one queue that became stale out of it, so that `LLEN` tells the truth at once."""
@@ -408,7 +418,3 @@ class TaskQueue:
             self.tickets.remove(tickets[0].priority, ids, from_the_head=from_the_head)
         except RedisUnavailable:
             log.info("tickets.left_to_sweeper", count=len(tickets))
-
-
-def _first_ticket(new: NewTask) -> Ticket:
-    return Ticket(new.task_id, 1, new.priority, new.name, new.timeout_seconds)

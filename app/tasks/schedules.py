@@ -8,7 +8,6 @@ are made up for by one, planned for the first of them.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -18,6 +17,7 @@ import structlog
 
 from app.tasks.errors import ScheduleNotFound, ScheduleRefused, TaskError
 from app.tasks.model import (
+    Moved,
     NewTask,
     Origin,
     Overlap,
@@ -34,7 +34,6 @@ from app.tasks.store import Store
 from app.tasks.store.schedules import CLASHED, Fired, ScheduleRows
 
 BATCH = 100
-LOOK_SECONDS = 5.0
 TRIES = 20
 CHANGED_MEANWHILE = "somebody else changed it, or it ran, at this moment; look and try again"
 
@@ -51,13 +50,16 @@ class Schedules:
         *,
         next_id: Callable[[], int],
         active_keys: Callable[[NewTask], list[str]],
-        push: Callable[[list[Ticket]], None],
+        push_moved: Callable[[list[Moved]], None],
+        changed: Callable[[], None],
     ) -> None:
+        """`push_moved` follows what was fired; `changed` is told that a next time may be another."""
         self._store = store
         self.check = check
         self._next_id = next_id
         self._active_keys = active_keys
-        self._push = push
+        self._push_moved = push_moved
+        self._changed = changed
 
     @property
     def _rows(self) -> ScheduleRows:
@@ -83,6 +85,7 @@ class Schedules:
         if not self._rows.add(request.name, values | {"origin": Origin.API}):
             raise ScheduleRefused(request.name, "the name is taken")
         log.info("schedule.created", schedule=request.name, task=request.task)
+        self._changed()
         return self.get(request.name)
 
     def change(self, name: str, changes: Mapping[str, Any]) -> Schedule:
@@ -108,6 +111,7 @@ class Schedules:
             values |= self._begin(enabled, recurrence, otherwise=seen.state)
         if values and not self._rows.change(seen, values):
             raise ScheduleRefused(name, CHANGED_MEANWHILE)
+        self._changed()
         return self.get(name)
 
     def pause(self, name: str) -> Schedule:
@@ -225,7 +229,7 @@ class Schedules:
             keys = self._active_keys(new)
             fired = self._rows.fire(seen, new, next_run_at=next_run_at, active_keys=keys, may_skip=may_skip)
             if fired is not CLASHED:
-                self._push_ticket(new, fired)
+                self._follow(new, fired)
                 return fired
         raise TaskError("the run met other changes again and again; nothing was stored")
 
@@ -241,10 +245,14 @@ class Schedules:
             timeout_seconds=seen.timeout_seconds,
         )
 
-    def _push_ticket(self, new: NewTask, fired: Fired | None) -> None:
+    def _follow(self, new: NewTask, fired: Fired | None) -> None:
         submitted = fired.submitted if fired else None
-        if submitted is not None and submitted.created and submitted.status is Status.DISPATCHED:
-            self._push([Ticket(new.task_id, 1, new.priority, new.name, new.timeout_seconds)])
+        if submitted is None or not submitted.created:
+            return
+        ticket = None
+        if submitted.status is Status.DISPATCHED:
+            ticket = Ticket(new.task_id, 1, new.priority, new.name, new.timeout_seconds)
+        self._push_moved([Moved(new.task_id, submitted.status, ticket, new.priority)])
 
     def _tell(self, schedule: Schedule, fired: Fired) -> None:
         if fired.submitted is None:
@@ -258,33 +266,6 @@ class Schedules:
         reason = f"its next time cannot be told here: {type(error).__name__}"
         values = {"state": ScheduleState.PAUSED, "next_run_at": None, "skip_reason": reason}
         self._rows.change(schedule, values)
-
-
-class Scheduler:
-    """Fires what is due whenever its owner asks. It costs one statement per `LOOK_SECONDS` while nothing is
-    due: a schedule that was changed meanwhile is noticed after that time at the latest."""
-
-    def __init__(self, schedules: Schedules, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._schedules = schedules
-        self._clock = clock
-        self._next_look = clock()
-
-    def seconds_to_next_look(self) -> float:
-        """How long the owner may sleep before it asks again."""
-        return max(0.0, self._next_look - self._clock())
-
-    def step(self) -> int:
-        """Fire what is due. Raises `DatabaseUnavailable`; the next step begins anew."""
-        if self._clock() < self._next_look:
-            return 0
-        fired = 0
-        seconds = self._schedules.seconds_to_next()
-        if seconds is not None and seconds <= 0:
-            fired = self._schedules.fire_due()
-            seconds = self._schedules.seconds_to_next()
-        pause = LOOK_SECONDS if seconds is None else min(LOOK_SECONDS, max(0.0, seconds))
-        self._next_look = self._clock() + pause
-        return fired
 
 
 def _one_rule(changes: Mapping[str, Any]) -> dict[str, Any]:

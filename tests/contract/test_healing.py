@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from app.tasks.errors import DatabaseUnavailable
-from app.tasks.healing import FULL_PASS_SECONDS, LOCK_SECONDS, Healed, Sweeper
+from app.tasks.healing import FULL_PASS_SECONDS, Healed, Sweeper
 from app.tasks.model import Priority
+from app.tasks.pacing import Pace
 from app.tasks.queue import TaskQueue
 from app.tasks.routing import Intake
 from app.tasks.settings import CoreSettings
 from app.tasks.store import Store
+from app.tasks.store.looks import Looks
 from app.tasks.store.registry import Registry
 from app.tasks.tickets import RQQueueManager
 from tests.contract.parts import HANDLERS, counted, request
@@ -122,9 +124,9 @@ def test_evidence_about_one_claim_is_none_about_the_next(setting: Setting) -> No
     assert setting.sweep_for(FULL_PASS_SECONDS + 1) == 1
 
 
-@pytest.mark.parametrize("where", ["try_lock", "forget_silent"])
+@pytest.mark.parametrize("where", [(Looks, "glance"), (Registry, "forget_silent")])
 def test_an_outage_of_the_database_starts_the_evidence_anew(
-    where: str, setting: Setting, monkeypatch: pytest.MonkeyPatch
+    where: tuple[type, str], setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     setting.rows.put("PROCESSING", lease_until=setting.rows.at(OVER))
     setting.sweep()
@@ -134,7 +136,7 @@ def test_an_outage_of_the_database_starts_the_evidence_anew(
         raise DatabaseUnavailable("away")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Registry, where, away)
+        patched.setattr(*where, away)
         for _ in range(4):
             setting.clock.now += 1
             with pytest.raises(DatabaseUnavailable):
@@ -211,7 +213,7 @@ def test_a_silent_sweepers_lock_runs_out(setting: Setting) -> None:
     one, two = setting.another("one"), setting.another("two")
     one.step()
     until = setting.rows.scalar("SELECT until_at FROM locks")
-    assert 0 < setting.rows.seconds_from_now(until) <= LOCK_SECONDS
+    assert 0 < setting.rows.seconds_from_now(until) <= Pace.of(setting.queue.settings).lock_seconds
     setting.rows.execute("UPDATE locks SET until_at = :at", at=setting.rows.at(-1))
     assert two.step() is not None
     assert one.step() is None

@@ -76,9 +76,11 @@ def test_a_held_task_whose_time_has_come_still_waits_for_the_end_of_the_hold(
 
 def test_a_held_task_with_a_later_time_waits_for_it(store: Store, rows: Rows) -> None:
     task_id = rows.put("SCHEDULED", held=True, run_at=rows.at(60))
-    assert store.moves.lift_holds(PRIORITIES, limit=9) == []
+    assert [move.status for move in store.moves.lift_holds(PRIORITIES, limit=9)] == [Status.SCHEDULED]
+    assert store.moves.lift_holds(PRIORITIES, limit=9) == []  # it is an ordinary scheduled task now
+    assert store.moves.due(limit=9) == []
     rows.change(task_id, run_at=rows.at(-1))
-    assert [move.task_id for move in store.moves.lift_holds(PRIORITIES, limit=9)] == [task_id]
+    assert [move.task_id for move in store.moves.due(limit=9)] == [task_id]
 
 
 def test_holds_are_lifted_only_for_the_priorities_that_are_open_oldest_first(

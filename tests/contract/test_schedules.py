@@ -19,7 +19,6 @@ from app.tasks.model import Completed, Schedule, ScheduleState, Status
 from app.tasks.queue import TaskQueue
 from app.tasks.routing import Intake
 from app.tasks.schedule_requests import ScheduleRequest
-from app.tasks.schedules import LOOK_SECONDS, Scheduler
 from app.tasks.store import Store
 from app.tasks.tickets import RQQueueManager
 from tests.contract.parts import MakeQueue, MakeStore, at_once, counted, make_queue_over
@@ -407,25 +406,20 @@ class Clock:
         return self.now
 
 
-def test_a_scheduler_with_nothing_due_asks_once_in_a_while_and_notices_what_is_new(
-    rows: Rows, store: Store
+def test_a_sweeper_with_nothing_due_asks_once_and_sleeps_until_the_next_run(
+    rows: Rows, make_queue: MakeQueue
 ) -> None:
-    clock, queue = Clock(), make_queue_over(store)()
-    scheduler = Scheduler(queue.schedules, clock=clock)
+    clock, queue = Clock(), make_queue()
+    sweeper = Sweeper(queue, holder="s", clock=clock)
+    sweeper.step()
+    asleep = sweeper.pause_seconds
     with counted(rows.database) as seen:
-        for _ in range(round(LOOK_SECONDS * 4)):
-            scheduler.step()
-            clock.now += 0.25
+        sweeper.step()
     assert seen["statements"] == 1
     queue.schedules.create(wanted())
-    make_due(rows)
-    clock.now += 0.01
-    assert scheduler.step() == 1
-    assert scheduler.seconds_to_next_look() == LOOK_SECONDS
     make_soon(rows, 2)
-    clock.now += LOOK_SECONDS
-    scheduler.step()
-    assert 0 < scheduler.seconds_to_next_look() <= 2
+    sweeper.step()
+    assert 0 < sweeper.pause_seconds <= 2 < asleep
 
 
 def make_soon(rows: Rows, seconds: float) -> None:
@@ -441,7 +435,6 @@ def test_the_sweeper_fires_what_is_due(rows: Rows, make_queue: MakeQueue) -> Non
     assert healed is not None
     assert healed.fired == 1
     assert Sweeper(queue, holder="another").step() is None
-    assert sweeper.seconds_to_next_schedule() > 0
 
 
 def test_an_ended_run_does_not_stand_in_the_way(rows: Rows, make_store: MakeStore) -> None:

@@ -12,9 +12,10 @@ from rq.job_lifecycle import record_job_failure
 from rq.registry import FailedJobRegistry, FinishedJobRegistry
 from rq.results import Result
 
-from app.tasks.model import PRIORITIES, Priority, Ticket
+from app.tasks.model import PRIORITIES, Priority, Ticket, Track
 from app.tasks.tickets import RQQueueManager
-from app.tasks.tickets.manager import BELL_BOUND, KEEP_SECONDS, KEPT_ENTRIES, Ended
+from app.tasks.tickets.bells import BOUND, Rung
+from app.tasks.tickets.manager import KEEP_SECONDS, KEPT_ENTRIES, Ended
 from app.tasks.tickets.rq_format import TicketJob, TicketSerializer
 
 WORKER = "here:1"
@@ -224,14 +225,15 @@ def test_a_push_rings_once_per_ticket_up_to_a_bound(tickets: RQQueueManager, raw
     tickets.push(several(1, 3))
     assert raw.llen("twintrack:bell:normal") == 3
     tickets.push(several(4, 500))
-    assert raw.llen("twintrack:bell:normal") == BELL_BOUND
+    assert raw.llen("twintrack:bell:normal") == BOUND
 
 
 def test_the_bell_wakes_whoever_waits_for_one_of_its_queues(tickets: RQQueueManager) -> None:
-    assert not tickets.wait_for_bell(PRIORITIES, seconds=0.05)
+    bells = [tickets.bells.of(Track.REDIS, priority) for priority in PRIORITIES]
+    assert tickets.bells.wait(bells, seconds=0.05) is None
     tickets.push([ticket(1, Priority.LOW)])
-    assert not tickets.wait_for_bell([Priority.URGENT], seconds=0.05)
-    assert tickets.wait_for_bell(PRIORITIES, seconds=5)
+    assert tickets.bells.wait([bells[0]], seconds=0.05) is None
+    assert tickets.bells.wait(bells, seconds=5) is Rung.TICKETS
 
 
 # --- looking --------------------------------------------------------------------------------------

@@ -86,7 +86,7 @@ def test_a_killed_server_is_away_for_every_call_and_back_with_the_first_answer(
         lambda: own.remove(Priority.LOW, ["t1-e1"]),
         lambda: own.clear(Priority.LOW),
         lambda: own.leave(WORKER),
-        lambda: own.wait_for_bell(PRIORITIES, seconds=0.1),
+        lambda: own.bells.wait([own.bells.due], seconds=0.1),
         own.lengths,
         own.memory,
     )

@@ -34,7 +34,8 @@ def test_an_insert_that_arrives_late_after_a_flip_is_not_stored_a_second_time() 
     rules = {priority: Route(priority, 1, 100) for priority in PRIORITIES}
     store = SimpleNamespace(
         submissions=SimpleNamespace(insert=insert, stored=stored),
-        routing=SimpleNamespace(current=lambda: rules, refresh=lambda: rules),
+        routing=SimpleNamespace(known=lambda: rules, refresh=lambda: rules),
+        notices=SimpleNamespace(announce=lambda topic: None),
     )
     handler = Handler("test.noop", lambda payload: None, TypeAdapter(Any), takes_context=False)
     queue = TaskQueue(cast(Store, store), HandlerRegistry([handler]), None)

@@ -2,8 +2,8 @@
 
 Split by reader: `submitting` (birth), `claims` (a worker's right), `settling` (the end),
 `turns` (the end of one batch with the claim of the next), `moves` (every other
-transition), `tickets` (what the sweeper asks), `queries` (reading), `schedules`
-(what runs again), `routing`, `registry` (workers, locks).
+transition), `tickets` (what the sweeper asks), `queries` (reading), `schedules` (what runs again),
+`looks` (is there anything to do?), `notices` (waking who waits), `routing`, `registry` (workers, locks).
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from app.tasks.database import Database
 from app.tasks.store.aging import Aging
 from app.tasks.store.claims import Claims
 from app.tasks.store.fairness import UserLimit
+from app.tasks.store.looks import Looks
 from app.tasks.store.moves import Moves
+from app.tasks.store.notices import Notices
 from app.tasks.store.queries import Queries
 from app.tasks.store.registry import Registry
 from app.tasks.store.routing import RoutingTable
@@ -42,6 +44,8 @@ class Store:
     schedules: ScheduleRows
     users: UserLimit
     aging: Aging
+    looks: Looks
+    notices: Notices
 
     @classmethod
     def over(cls, database: Database, *, user_concurrency: int = 0) -> Store:
@@ -51,6 +55,7 @@ class Store:
         claims = Claims(database, admit=users.admit if limited else None)
         settlements = Settlements(database, let_next_in=users.let_next_in if limited else None)
         submissions = Submissions(database)
+        routing = RoutingTable(database)
         return cls(
             database=database,
             submissions=submissions,
@@ -60,9 +65,11 @@ class Store:
             moves=Moves(database),
             dispatched=DispatchedRows(database),
             queries=Queries(database),
-            routing=RoutingTable(database),
+            routing=routing,
             registry=Registry(database),
             schedules=ScheduleRows(database, submissions),
             users=users,
             aging=Aging(database),
+            looks=Looks(database, routing),
+            notices=Notices(database),
         )

@@ -39,13 +39,26 @@ class Moves:
         return self._start_scheduled(condition, tasks.c.run_at, limit)
 
     def lift_holds(self, priorities: Sequence[Priority], *, limit: int) -> list[Moved]:
-        """Rows held by a pause of intake go to their track, if their own time has come."""
-        condition = and_(
-            tasks.c.priority.in_(priorities),
-            tasks.c.held,
-            or_(tasks.c.run_at.is_(None), tasks.c.run_at <= database_now()),
+        """Rows held by a pause of intake go to their track; whose own time has not come waits for that."""
+        later = and_(tasks.c.run_at.is_not(None), tasks.c.run_at > database_now()).label("later")
+        query = (
+            select(*PLACED_COLUMNS, later)
+            .where(tasks.c.status == Status.SCHEDULED, tasks.c.priority.in_(priorities), tasks.c.held)
+            .order_by(tasks.c.id)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
         )
-        return self._start_scheduled(condition, tasks.c.id, limit)
+
+        def work(on: Connection) -> list[Moved]:
+            rules, _ = hold_routing(on, PRIORITIES)
+            rows = on.execute(query).all()
+            to_wait = [row.id for row in rows if row.later]
+            if to_wait:
+                on.execute(update(tasks).where(tasks.c.id.in_(to_wait)).values(held=False))
+            waiting = [Moved(task_id, Status.SCHEDULED) for task_id in to_wait]
+            return waiting + place(on, [row for row in rows if not row.later], rules)
+
+        return self._database.run(work)
 
     def _start_scheduled(self, condition: Any, order: Any, limit: int) -> list[Moved]:
         query = (

@@ -66,6 +66,6 @@ def place(on: Connection, rows: Sequence[AnyRow], rules: Routing, **values: Any)
 def moved(row: AnyRow, status: Status, priority: Priority) -> Moved:
     """The move of a row whose epoch goes up by one."""
     if status is not Status.DISPATCHED:
-        return Moved(row.id, status)
+        return Moved(row.id, status, priority=priority)
     ticket = Ticket(row.id, row.epoch + 1, priority, row.name, row.timeout_seconds)
-    return Moved(row.id, status, ticket)
+    return Moved(row.id, status, ticket, priority)

@@ -37,6 +37,11 @@ class RoutingTable:
             return cached[1]
         return self.refresh()
 
+    def known(self) -> Routing:
+        """The rules as they were last read, however long ago: for who is corrected if they are old."""
+        cached = self._cached
+        return cached[1] if cached is not None else self.refresh()
+
     def refresh(self) -> Routing:
         return self.remember(self._database.read(read_routing))
 
@@ -80,7 +85,7 @@ class RoutingTable:
 
 def read_routing(connection: Connection) -> Routing:
     """The rules as they are now, without a lock."""
-    return {route.priority: route for route in map(_route, connection.execute(_ALL))}
+    return {route.priority: route for route in map(route_of, connection.execute(_ALL))}
 
 
 def hold_routing(connection: Connection, priorities: Iterable[Priority]) -> tuple[Routing, datetime]:
@@ -89,7 +94,7 @@ def hold_routing(connection: Connection, priorities: Iterable[Priority]) -> tupl
     Every transition into QUEUED or DISPATCHED reads the rules this way, so a flip waits for it.
     """
     rows = connection.execute(_held_rows(priorities)).all()
-    rules = {route.priority: route for route in map(_route, rows)}
+    rules = {route.priority: route for route in map(route_of, rows)}
     return rules, rows[0].read_at
 
 
@@ -102,7 +107,8 @@ def _held_rows(priorities: Iterable[Priority]) -> Select[Any]:
     )
 
 
-def _route(row: AnyRow) -> Route:
+def route_of(row: AnyRow) -> Route:
+    """The rules that a row of the table says."""
     return Route(
         priority=row.priority,
         version=row.version,

@@ -25,6 +25,7 @@ from app.tasks.model import (
 )
 from app.tasks.schema import database_now, status_is, tasks
 from app.tasks.store import events
+from app.tasks.store.notices import NEAR_SECONDS
 from app.tasks.store.placing import FRESH, OVER, PLACED_COLUMNS, place
 from app.tasks.store.routing import hold_routing
 
@@ -212,6 +213,8 @@ def _go_back(on: Connection, row: Any, outcome: RetryLater | Released, settled: 
         if outcome.delay_seconds > 0:
             later = {"status": Status.SCHEDULED, "run_at": database_now(outcome.delay_seconds)}
             on.execute(update(tasks).where(tasks.c.id == row.id).values(FRESH | values | later))
+            if outcome.delay_seconds < NEAR_SECONDS:
+                settled.moves.append(Moved(row.id, Status.SCHEDULED))
             return Status.SCHEDULED
     rules, _ = hold_routing(on, [row.priority])
     move = place(on, [row], rules, **values)[0]

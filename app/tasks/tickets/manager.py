@@ -21,7 +21,9 @@ from redis.sentinel import Sentinel
 from rq.defaults import RQ_KEY_PREFIX
 
 from app.tasks.errors import RedisUnavailable
-from app.tasks.model import PRIORITIES, Priority, Status, Ticket
+from app.tasks.model import PRIORITIES, Priority, Status, Ticket, Track
+from app.tasks.tickets.bells import BOUND as BELL_BOUND
+from app.tasks.tickets.bells import Bells
 from app.tasks.tickets.health import RedisHealth
 from app.tasks.tickets.rq_format import pack_call, pack_error, pack_result, parse_job_id, ticket_result
 from app.tasks.tickets.scripts import Call, Scripts
@@ -34,8 +36,6 @@ KEEP_SECONDS = 500
 KEPT_ENTRIES = 1000
 KEEP_FOREIGN_SECONDS = 365 * 86_400  # as RQ keeps failed jobs
 KEEP_TAKEN_SECONDS = 8 * 86_400  # longer than any task may run
-BELL_BOUND = 64
-ROUTING_CHANGED = b"routing"  # a bell's other word: read the rules anew
 WINDOW = 100_000
 
 
@@ -110,14 +110,14 @@ class Refilled:
 
 
 class RQQueueManager:
-    """The four queues of one Redis. `time_limit` gives a ticket's RQ time-out in seconds; `bell` is a client
-    whose answer time-out is longer than any wait for a bell."""
+    """The four queues of one Redis, with their `bells`. `time_limit` gives a ticket's RQ time-out in seconds;
+    `connect_bell(seconds)` makes a client whose answers may take that long."""
 
     def __init__(
         self,
         client: redis.Redis,
         *,
-        bell: redis.Redis | None = None,
+        connect_bell: Callable[[float], redis.Redis] | None = None,
         prefix: str = "",
         window: int = WINDOW,
         health: RedisHealth | None = None,
@@ -125,8 +125,8 @@ class RQQueueManager:
         database_clock: Callable[[], float] = time.time,
     ) -> None:
         self.client = client
-        self._bell = bell or client
         self.health = health or RedisHealth()
+        self.bells = Bells(client, connect=connect_bell, prefix=prefix, health=self.health)
         self.prefix = prefix
         self.window = window
         self._time_limit = time_limit
@@ -146,7 +146,7 @@ class RQQueueManager:
         return f"{RQ_KEY_PREFIX}:queue:{self.queue_name(priority)}"
 
     def bell_key(self, priority: Priority) -> str:
-        return f"twintrack:{self.prefix}bell:{priority}"
+        return self.bells.of(Track.REDIS, priority).key
 
     def overflow_key(self, priority: Priority) -> str:
         return f"twintrack:{self.prefix}overflow:{priority}"
@@ -278,30 +278,12 @@ class RQQueueManager:
 
     def close(self) -> None:
         self.client.close()
-        self._bell.close()
+        self.bells.close()
 
     def leave(self, worker_id: str) -> None:
         """Delete a worker's in-flight list: what it still names is found again through the rows."""
         with self.health.watch():
             self.client.delete(self.in_flight_key(worker_id))
-
-    def wait_for_bell(self, priorities: Sequence[Priority], *, seconds: float) -> bytes | None:
-        """Block until one of these bells rings, at most `seconds` (below the answer time-out).
-
-        Returns the bell's word: `ROUTING_CHANGED`, or any other for a push. None: no bell rang.
-        """
-        with self.health.watch():
-            rung: Any = self._bell.blpop([self.bell_key(p) for p in priorities], timeout=seconds)
-        return None if rung is None else rung[1]
-
-    def ring_routing(self, priorities: Iterable[Priority]) -> None:
-        """Wake the idle workers of these queues, to read the rules anew."""
-        with self.health.watch():
-            pipeline = self.client.pipeline(transaction=False)
-            for priority in priorities:
-                pipeline.lpush(self.bell_key(priority), *[ROUTING_CHANGED] * BELL_BOUND)
-                pipeline.ltrim(self.bell_key(priority), 0, BELL_BOUND - 1)
-            pipeline.execute()
 
     # --- looking ------------------------------------------------------------------------------------
 
