@@ -87,6 +87,14 @@ NOT_TAKEN = {
         (QUEUED, SCHEDULED),
         (DISPATCHED, SCHEDULED),
     )
+} | {
+    (verb, source, target): "users and their limit of running tasks are not modelled"
+    for verb, source, target in (
+        ("set aside", QUEUED, SCHEDULED),
+        ("set aside", DISPATCHED, SCHEDULED),
+        ("let in", SCHEDULED, QUEUED),
+        ("let in", SCHEDULED, DISPATCHED),
+    )
 }
 
 
