@@ -132,7 +132,8 @@ class Sweeper:
         if self._clock() - self._last_full_pass >= (FULL_PASS_SECONDS if live else IDLE_PASS_SECONDS):
             self._last_full_pass = self._clock()
             self._full_pass(glance, rules, overflows, healed)
-        self._rest(glance, rules, live=live or healed.did_something)
+        live = live or healed.did_something or self._store.users.some_wait
+        self._rest(glance, rules, live=live)
         if healed.hurry:
             self.pause_seconds = min(self.pause_seconds, HURRIED_SECONDS)
         return healed

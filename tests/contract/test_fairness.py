@@ -224,6 +224,7 @@ def test_the_sweeper_lets_in_what_nobody_has_let_in(limited: Store, rows: Rows) 
     rows.execute("UPDATE tasks SET status = 'FAILED', token = NULL WHERE id = :id", id=first)  # a reclaim
     sweeper = sweeper_of(limited, user_concurrency=LIMIT)
     assert step(sweeper).let_in == 1
+    assert limited.users.some_wait  # two are left: the sweeper must not go to sleep
     assert rows.status(first + 2) == "QUEUED"
     assert [claim.task_id for claim in queued(limited)] == [first + 2]
     assert step(sweeper).let_in == 0

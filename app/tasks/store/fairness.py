@@ -38,6 +38,7 @@ class UserLimit:
     def __init__(self, database: Database, limit: int) -> None:
         self._database = database
         self.limit = limit
+        self.some_wait = False
         self._after = ""
 
     # --- in the transaction of a claim and of a settle ------------------------------------------------
@@ -94,6 +95,7 @@ class UserLimit:
             .limit(USERS_PER_PASS)
         )
         users = self._database.read(lambda on: on.execute(query).scalars().all())
+        self.some_wait = bool(users or self._after)
         self._after = users[-1] if len(users) == USERS_PER_PASS else ""
 
         def work(on: Connection) -> list[Moved]:
