@@ -80,21 +80,24 @@ CONFIGURATIONS: Mapping[str, Scenario] = {
 SMALL = ("hash", "restore", "frozen batch", "two flips", "rivals")
 # What the table allows and no configuration takes, and why.
 NOT_TAKEN = {
-    ("reprioritise", source, target): "SCHEDULED stays SCHEDULED, and nothing else becomes it"
-    for source, target in (
-        (SCHEDULED, QUEUED),
-        (SCHEDULED, DISPATCHED),
-        (QUEUED, SCHEDULED),
-        (DISPATCHED, SCHEDULED),
-    )
-} | {
-    (verb, source, target): "users and their limit of running tasks are not modelled"
-    for verb, source, target in (
-        ("set aside", QUEUED, SCHEDULED),
-        ("set aside", DISPATCHED, SCHEDULED),
-        ("let in", SCHEDULED, QUEUED),
-        ("let in", SCHEDULED, DISPATCHED),
-    )
+    **dict.fromkeys(
+        [
+            ("reprioritise", SCHEDULED, QUEUED),
+            ("reprioritise", SCHEDULED, DISPATCHED),
+            ("reprioritise", QUEUED, SCHEDULED),
+            ("reprioritise", DISPATCHED, SCHEDULED),
+        ],
+        "SCHEDULED stays SCHEDULED, and nothing else becomes it",
+    ),
+    **dict.fromkeys(
+        [
+            ("set aside", QUEUED, SCHEDULED),
+            ("set aside", DISPATCHED, SCHEDULED),
+            ("let in", SCHEDULED, QUEUED),
+            ("let in", SCHEDULED, DISPATCHED),
+        ],
+        "users and their limit of running tasks are not modelled",
+    ),
 }
 
 
