@@ -130,6 +130,8 @@ class Claims:
 
     def tickets_on(self, on: Connection, terms: Terms, references: Sequence[tuple[int, int]]) -> TicketClaims:
         """As `tickets`, in a transaction of the caller's."""
+        if not references:
+            return TicketClaims()
         place = {pair: number for number, pair in enumerate(references)}
         allowed = set(self._claimable(on, Track.REDIS, PRIORITIES))
         ids = sorted({task_id for task_id, _ in references})
