@@ -24,6 +24,7 @@ from workers.time_limit import TimeLimit
 BEAT_SECONDS = 0.05  # also the age at which a batch is cut
 CARRY_SECONDS = 0.5
 SEEN_SECONDS = 10.0
+STILL_SEEN_SECONDS = 30.0  # while nothing changes: a third of the silence after which a worker counts as gone
 EXIT_KILLED = 75
 
 log = structlog.get_logger(__name__)
@@ -57,7 +58,8 @@ class Heartbeat:
         self._unsettled: list[Outcome] = []
         self._settling = threading.Lock()  # held while outcomes are neither in a batch nor in the list
         self._next_carry = 0.0
-        self._next_seen = 0.0
+        self._said: tuple[str, int] | None = None
+        self._said_at = 0.0
         self._thread = threading.Thread(target=self._work, name="heartbeat", daemon=True)
         self.done = 0
         self.show: Callable[[LiveTask | None, bool], None] = lambda live, busy: None
@@ -111,11 +113,15 @@ class Heartbeat:
         self._settle_cut()
         if self._float is not None:
             self._float.tend(now)
-        if now >= self._next_seen:
-            self._next_seen = now + SEEN_SECONDS
-            state = "idle" if batch is None else "busy"
-            self._system.store.registry.seen(self._worker_id, state=state, done=self.done)
+        self._give_a_sign("idle" if batch is None else "busy", now)
         self.show(None if batch is None else batch.running, batch is not None)
+
+    def _give_a_sign(self, state: str, now: float) -> None:
+        """Into the worker's own row, which is for people."""
+        said = (state, self.done)
+        if now - self._said_at >= (STILL_SEEN_SECONDS if said == self._said else SEEN_SECONDS):
+            self._said, self._said_at = said, now
+            self._system.store.registry.seen(self._worker_id, state=state, done=self.done)
 
     def _tend(self, batch: Batch, now: float) -> None:
         live = batch.running
