@@ -139,10 +139,10 @@ def running_pool(place: Installation, *, workers: int) -> Iterator[psutil.Proces
     environment = {"PATH": os.defpath} | {name: str(value) for name, value in place.settings.items()}
     command = [sys.executable, "-m", "workers", "--workers", str(workers), "--bound-to", str(os.getpid())]
     process = subprocess.Popen(command, cwd=ROOT, env=environment)
-    tracks = int(place.system.config.RQ_ENABLED) + int(place.system.config.pollers_enabled)
+    expected = workers * tracks_of(place.system)
     try:
         wait_until(
-            lambda: len(place.system.store.registry.workers()) >= workers * tracks,
+            lambda: len(place.system.store.registry.workers()) >= expected,
             deadline_seconds=30,
             what="the workers to announce themselves",
         )
@@ -150,6 +150,11 @@ def running_pool(place: Installation, *, workers: int) -> Iterator[psutil.Proces
     finally:
         process.terminate()
         process.wait(60)
+
+
+def tracks_of(system: System) -> int:
+    """How many tracks have workers of their own; a pool has its number of workers for each."""
+    return int(system.config.RQ_ENABLED) + int(system.config.pollers_enabled)
 
 
 def _started(record: Path, number: int) -> int:
@@ -313,7 +318,8 @@ def _measured(
         _log_statements(servers.postgres, on=True)
         for size in sizes:
             with running_pool(place, workers=size) as pool:
-                cost = measure_idle_cost(place, pool, seconds=seconds, workers=size)
+                running = size * tracks_of(place.system)
+                cost = measure_idle_cost(place, pool, seconds=seconds, workers=running)
                 figures.cost.append(cost)
         _log_statements(servers.postgres, on=False)
     return figures
