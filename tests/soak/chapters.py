@@ -28,6 +28,7 @@ class Options:
     seed: int = 1
     databases: Sequence[str] = DATABASES
     points: Sequence[str] = NAMES
+    redis_faults: Sequence[str] = redis_faults.NAMES
 
     def dice(self, *what: object) -> random.Random:
         """Chance that a seed repeats, for one lane of one chapter."""
@@ -129,14 +130,14 @@ def run_redis(options: Options, progress: Progress) -> Chapter:
     def work(lane: Lane) -> None:
         with lane.installation(**redis_faults.SETTINGS) as place:
             faults = redis_faults.RedisFaults(place, chapter, options.dice("redis", lane.kind))
-            for name in redis_faults.NAMES * options.faults:
+            for name in tuple(options.redis_faults) * options.faults:
                 if not progress.may_go_on():
                     break
                 faults.run(name)
                 progress.step()
             faults.finish()
 
-    progress.begin(chapter, len(redis_faults.NAMES) * options.faults * len(options.databases))
+    progress.begin(chapter, len(options.redis_faults) * options.faults * len(options.databases))
     run_in_lanes(options.databases, work, progress.stop)
     progress.end()
     return chapter

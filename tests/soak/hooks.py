@@ -23,6 +23,10 @@ from tests.soak.points import here, passing
 LUA = Path(manager.__file__).parent / "lua"
 # Scripts that move tickets, by the step that they are for. Others only look, or clear what is worth nothing.
 STEP_OF_SCRIPT = {"take": "fetch", "finish": "end", "push": "push"}
+# Read, show, or take away what is worth nothing; a kill around them is a kill between the steps above.
+NO_STEP = frozenset(
+    {"absent", "give_back", "look", "next_job", "overflow", "present", "remove", "ring", "workers"},
+)
 _EVALSHA = re.compile(rb"EVALSHA\r\n\$40\r\n([0-9a-f]{40})")
 _KINDS = "soak kinds"
 _UPDATE_TASKS = re.compile(r"\s*UPDATE tasks SET (.*)", re.IGNORECASE | re.DOTALL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -69,5 +69,9 @@ def run_in_lanes(kinds: Sequence[str], work: Callable[[Lane], None], stop: threa
     with tempfile.TemporaryDirectory(prefix="twintrack-soak-") as name:
         with ThreadPoolExecutor(len(kinds)) as threads:
             running = [threads.submit(run, kind, Path(name)) for kind in kinds]
+            try:
+                wait(running)
+            except KeyboardInterrupt:
+                stop.set()  # the rounds in work are finished, and what is known is told
         for one in running:
             one.result()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
 
 ENDED = ("COMPLETED", "FAILED", "CANCELLED")
 # Events that allow one more start. "returned unstarted" is none: what never started has its first start left.
@@ -161,6 +162,19 @@ class Oracle:
         for row in sorted(self._of_tasks(query, task_ids), key=lambda row: int(row.id)):
             found[row.task_id].append(row.kind)
         return found
+
+    def may_write(self) -> bool:
+        """False while somebody holds the one write lock of SQLite."""
+        if self.kind != "sqlite":
+            return True
+        try:
+            with self._engine.connect() as on:
+                on.exec_driver_sql("PRAGMA busy_timeout = 200")
+                on.exec_driver_sql("BEGIN IMMEDIATE")
+                on.exec_driver_sql("ROLLBACK")
+        except OperationalError:
+            return False
+        return True
 
     def statuses(self) -> dict[str, int]:
         return {

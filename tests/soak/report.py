@@ -25,11 +25,22 @@ def as_json(chapters: Sequence[Chapter], *, options: Mapping[str, Any], seconds:
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
-        "options": dict(options),
+        "options": dict(options) | {"load average": round(os.getloadavg()[2], 1)},
         "seconds": round(seconds),
         "ok": not any(chapter.problems for chapter in chapters),
         "chapters": [chapter.as_json() for chapter in chapters],
     }
+
+
+def joined(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Runs of different chapters as one, each chapter with the run that it comes from."""
+    of_run = ("at", "machine", "options", "seconds")
+    chapters = [
+        dict(chapter) | {"run": chapter.get("run") or {name: run[name] for name in of_run}}
+        for run in runs
+        for chapter in run["chapters"]
+    ]
+    return {"ok": all(run["ok"] for run in runs), "chapters": chapters}
 
 
 def page(figures: Mapping[str, Any]) -> str:
@@ -39,15 +50,14 @@ def page(figures: Mapping[str, Any]) -> str:
 
 def _page_lines(figures: Mapping[str, Any]) -> Iterator[str]:
     yield from _INTRODUCTION.strip().splitlines()
-    yield ""
-    yield "## The last full run"
-    yield ""
-    options = ", ".join(f"{name} {value}" for name, value in figures["options"].items())
-    verdict = "Every promise was kept." if figures["ok"] else "**Promises were broken: see below.**"
-    minutes = f"{figures['seconds'] / 60:.0f} minutes"
-    yield f"{figures['at']}, {figures['machine']}, {minutes}; {options}. {verdict}"
+    yield from ("", "## Figures", "")
+    yield "Every promise was kept." if figures["ok"] else "**Promises were broken: see below.**"
     for chapter in figures["chapters"]:
         yield from ("", f"### {chapter['title'][0].upper()}{chapter['title'][1:]}", "")
+        run = chapter["run"]
+        options = ", ".join(f"{name} {value}" for name, value in run["options"].items())
+        yield f"{run['at']}, {run['machine']}; {options}."
+        yield ""
         yield from _table(chapter)
         if chapter["problems"]:
             yield ""
@@ -93,6 +103,12 @@ def print_report(figures: Mapping[str, Any]) -> None:
     print(f"\n{'Every promise was kept.' if figures['ok'] else 'PROMISES WERE BROKEN.'}")
 
 
+def publish(runs: Sequence[Mapping[str, Any]]) -> None:
+    """Write docs/soak.json, and docs/soak.md from it."""
+    write(joined(runs), FIGURES)
+    PAGE.write_text(page(json.loads(FIGURES.read_text())))
+
+
 def write(figures: Mapping[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
@@ -101,7 +117,8 @@ def write(figures: Mapping[str, Any], path: Path) -> None:
 _INTRODUCTION = """
 # Soak: what survives which death
 
-This page is written by `make soak DOCS=1` from `docs/soak.json`; no figure here was typed by a person,
+This page is written from `docs/soak.json` by `make soak DOCS=1`, or by `python -m tests.soak.report` from the
+figures of several runs; no figure here was typed by a person,
 and `tests/unit/test_soak_page.py` holds the page to the file. Figures are of one shared machine.
 
 A round gives an installation (four queues, both tracks, real worker processes, a real database and
@@ -117,3 +134,7 @@ again without a recorded retry or reclaim, or whose effect was committed twice; 
 otherwise than its handler says; *late* one that had not ended after a minute. *Hits* counts the rounds
 in which a process died at the step: a step that is never hit fails the run.
 """
+
+
+if __name__ == "__main__":
+    publish([json.loads(Path(name).read_text()) for name in sys.argv[1:]])

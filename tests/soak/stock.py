@@ -6,6 +6,7 @@ in no registry is lost for good; one that a registry shows as running may be loo
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import sys
@@ -13,6 +14,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import psutil
 import redis
 from rq import Queue, Worker
 from rq.registry import FailedJobRegistry, StartedJobRegistry
@@ -174,5 +176,6 @@ class StockRounds:
 def _end(pid: int) -> None:
     """Kill a worker that we forked, and its horse with it, and collect it."""
     for process in tree_of(pid):
-        process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):  # a horse ends when its job has
+            process.kill()
     os.waitpid(pid, 0)

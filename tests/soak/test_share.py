@@ -1,10 +1,10 @@
-"""A share of the soak in every test run: each crash point once, each database, one fault of Redis."""
+"""A share of the soak in every test run: each crash point once, and a Redis that forgets."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.soak.chapters import Options, run_kills
+from tests.soak.chapters import Options, run_kills, run_redis
 from tests.soak.points import NAMES
 from tests.soak.progress import Progress
 
@@ -20,3 +20,13 @@ def test_a_sigkill_at_any_named_step_loses_and_doubles_nothing() -> None:
     print(f"{len(NAMES)} kills in {progress.seconds:.0f} s")
     assert chapter.problems == []
     assert {name for name, tally in chapter.tallies.items() if tally.hits} == set(NAMES)
+
+
+@pytest.mark.slow
+@pytest.mark.redis
+@pytest.mark.sqlite
+def test_an_older_snapshot_of_redis_under_load_loses_and_doubles_nothing() -> None:
+    options = Options(faults=1, databases=("sqlite",), redis_faults=("restore of an older snapshot",))
+    chapter = run_redis(options, Progress(minutes=None, quiet=True))
+    assert chapter.problems == []
+    assert all(tally.hits for tally in chapter.tallies.values())
