@@ -300,7 +300,7 @@ def test_ctrl_c_leaves_a_state_that_the_next_run_continues(
     assert process.returncode == 1
     assert "3 described, 0 failed, 1 not done" in message
     assert "The same command continues" in message
-    assert "Traceback" not in message
+    assert "Traceback" not in message, message
     tasks.frozen = lambda path: False
     assert run(folder, "--url", server.url, "--output", output).exit_code == 0
     assert len(tasks.tasks) == 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import pytest
 
@@ -80,6 +80,7 @@ def test_an_error_reaches_everyone_of_its_party_and_nobody_else() -> None:
         doubling.gate.set()
 
         assert [call.result(DEADLINE_SECONDS) for call in first] == [2 * n for n in range(1, LANES + 1)]
+        wait(unlucky, DEADLINE_SECONDS)
         failed = {i for party in doubling.parties if 13 in party for i in party}
         for item, call in zip((12, 13, 14), unlucky, strict=True):
             if item in failed:
