@@ -117,22 +117,31 @@ def write(figures: Mapping[str, Any], path: Path) -> None:
 _INTRODUCTION = """
 # Soak: what survives which death
 
-This page is written from `docs/soak.json` by `make soak DOCS=1`, or by `python -m tests.soak.report` from the
-figures of several runs; no figure here was typed by a person,
-and `tests/unit/test_soak_page.py` holds the page to the file. Figures are of one shared machine.
+This page is written from `docs/soak.json`, by `make soak DOCS=1` or by `python -m tests.soak.report` from
+the figures of several runs. No figure here was typed by a person: `tests/unit/test_soak_page.py` holds the
+page to the file. Figures are of one small machine, on which other things ran too; read them as an order.
 
 A round gives an installation (four queues, both tracks, real worker processes, a real database and
 Redis) a mixed load: quick tasks, failing ones, retries at once and later, scheduled ones, cancels,
 handlers that must not repeat, handlers that write to the database. Then one process kills itself with
-SIGKILL at exactly one named step, alone or with its whole tree; the pool, or the harness, starts it
-again, and the round ends when every task has ended.
+SIGKILL at exactly one named step, alone or, one time in three, with its whole tree; the pool, or the
+harness, starts it again, and the round ends when every task has ended. `RQ_TICKET_GRACE` is 1 s there.
 
 The judge shares no table with the product. Handlers append their starts and ends to a file; what was
 accepted is noted by the submitter; a trigger writes down each recorded end. *Lost* is an accepted task
 that did not end, *doubled* one whose end was recorded twice, whose attempt started twice, which started
 again without a recorded retry or reclaim, or whose effect was committed twice; *wrong* one that ended
 otherwise than its handler says; *late* one that had not ended after a minute. *Hits* counts the rounds
-in which a process died at the step: a step that is never hit fails the run.
+in which a process died at the step: a step that is never hit fails the run. `tests/soak/test_oracle.py`
+shows the judge each kind of broken promise.
+
+Times are from the kill (for a whole tree on this host: from the restart) to the next start of what the
+dead one had popped, claimed or started, waiting behind other tasks included, or until all had ended.
+For the stock worker, *lost* is a job that has not ended and is in no queue and no registry, *late* one
+that a registry still shows as running.
+
+A process that is frozen in the middle of a transaction on SQLite holds the one write lock there is: until
+it wakes, nobody can record anything. The frozen workers here are frozen between two transactions.
 """
 
 
