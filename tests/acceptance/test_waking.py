@@ -22,11 +22,12 @@ from tests.waiting import wait_until
 WELL_BEFORE_A_LOOK_SECONDS = 8
 
 
-@pytest.fixture
-def poller(postgres_server: PostgresServer, make_stack: StackMaker) -> Iterator[Stack]:
-    """One poller and its sweeper on PostgreSQL, without Redis, both asleep and listening."""
+@pytest.fixture(scope="module")
+def poller(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """One poller and its sweeper on PostgreSQL, without Redis, both asleep and listening. For all tests here:
+    a pool takes seconds to start, and sleepers are what they need."""
     with postgres_server.database() as database_url:
-        stack = make_stack(database_url, None, RQ_ENABLED=False)
+        stack = Stack(tmp_path_factory.mktemp("poller"), database_url, None, RQ_ENABLED=False)
         try:
             stack.start_pool(workers=1)
             wait_until(lambda: listeners(stack) == 2, deadline_seconds=20, what="two processes to listen")
@@ -43,11 +44,17 @@ def listeners(stack: Stack) -> int:
     return len(database.read(lambda on: on.execute(text(f"SELECT pid {LISTENERS}")).all()))
 
 
-def submit_and_await(stack: Stack, *, times: int, ended: int = 0) -> None:
+def submit_and_await(stack: Stack, *, times: int) -> None:
     """Task after task, each into an idle pool."""
-    for number in range(1, times + 1):
+    for _ in range(times):
         stack.system.queue.submit(stack.ledger_request())
-        stack.wait_until_ended(ended + number, deadline_seconds=WELL_BEFORE_A_LOOK_SECONDS)
+        await_all(stack)
+
+
+def await_all(stack: Stack) -> None:
+    """Until no task is left, before anybody would look by himself."""
+    total = stack.count(*Status)
+    stack.wait_until_ended(total, deadline_seconds=WELL_BEFORE_A_LOOK_SECONDS)
 
 
 def test_a_sleeping_poller_hears_of_each_task_by_notify(poller: Stack) -> None:
@@ -58,27 +65,27 @@ def test_a_poller_whose_connection_of_notices_is_cut_listens_again(poller: Stack
     submit_and_await(poller, times=1)
     cut = text(f"SELECT pg_terminate_backend(pid) {LISTENERS}")
     database = poller.system.store.database
-    for round_number in range(1, 3):
+    for _ in range(2):
         database.read(lambda on: on.execute(cut).all())
-        submit_and_await(poller, times=1, ended=2 * round_number - 1)
+        submit_and_await(poller, times=1)
         wait_until(lambda: listeners(poller) == 2, deadline_seconds=20, what="both to listen again")
-        submit_and_await(poller, times=1, ended=2 * round_number)
+        submit_and_await(poller, times=1)
 
 
 def test_every_verb_that_lets_a_task_wait_in_the_database_wakes_the_poller(poller: Stack) -> None:
     queue = poller.system.queue
     queue.submit_many([poller.ledger_request() for _ in range(3)])
-    poller.wait_until_ended(3, deadline_seconds=WELL_BEFORE_A_LOOK_SECONDS)
+    await_all(poller)
     failed = queue.submit(poller.ledger_request(fail_first=True))  # comes again by itself: retried, then due
-    poller.wait_until_ended(4, deadline_seconds=WELL_BEFORE_A_LOOK_SECONDS)
+    await_all(poller)
     assert poller.starts()[failed.task_id] == 2
     queue.pause([Priority.LOW])
     moved = queue.submit(poller.ledger_request(priority="low"))
     queue.reprioritise(moved.task_id, Priority.HIGH)
-    poller.wait_until_ended(5, deadline_seconds=WELL_BEFORE_A_LOOK_SECONDS)
+    await_all(poller)
     queue.submit(poller.ledger_request(priority="low"))
     queue.resume([Priority.LOW])
-    poller.wait_until_ended(6, deadline_seconds=WELL_BEFORE_A_LOOK_SECONDS)
+    await_all(poller)
 
 
 def test_a_task_that_is_due_soon_wakes_the_sleeping_sweeper_and_starts_on_time(poller: Stack) -> None:
@@ -86,7 +93,7 @@ def test_a_task_that_is_due_soon_wakes_the_sleeping_sweeper_and_starts_on_time(p
     due = datetime.now(UTC) + timedelta(seconds=2)
     submitted = poller.system.queue.submit(poller.ledger_request(run_at=due))
     assert submitted.status is Status.SCHEDULED
-    poller.wait_until_ended(2, deadline_seconds=WELL_BEFORE_A_LOOK_SECONDS)
+    await_all(poller)
     task = poller.system.store.queries.task(submitted.task_id)
     assert task.started_at is not None
     assert timedelta(0) <= task.started_at - due
@@ -101,7 +108,7 @@ def test_pollers_beside_redis_are_woken_by_its_bells(
         submit_and_await(stack, times=3)
         due = datetime.now(UTC) + timedelta(seconds=1)
         stack.system.queue.submit(stack.ledger_request(run_at=due))
-        stack.wait_until_ended(4, deadline_seconds=WELL_BEFORE_A_LOOK_SECONDS)
+        await_all(stack)
 
 
 def test_redis_workers_wake_for_rows_after_a_flip_and_for_tickets_after_the_next(
@@ -113,9 +120,9 @@ def test_redis_workers_wake_for_rows_after_a_flip_and_for_tickets_after_the_next
         stack.start_pool(workers=1)
         submit_and_await(stack, times=1)
         stack.system.queue.recall()
-        submit_and_await(stack, times=2, ended=1)
+        submit_and_await(stack, times=2)
         stack.system.queue.dispatch()
-        submit_and_await(stack, times=2, ended=3)
+        submit_and_await(stack, times=2)
 
 
 def test_a_file_beside_a_sqlite_database_is_the_bell_of_its_pollers(
@@ -129,13 +136,13 @@ def test_a_file_beside_a_sqlite_database_is_the_bell_of_its_pollers(
 def test_an_idle_pool_asks_next_to_nothing(
     mariadb_server: MariaDbServer, redis_server: RedisServer, redis_url: str, make_stack: StackMaker
 ) -> None:
-    """Over eight seconds; `python -m benchmarks.idle` counts whole minutes."""
+    """Over five seconds; `python -m benchmarks.idle` counts whole minutes."""
     with mariadb_server.database() as database_url:
         stack = make_stack(database_url, redis_url)
         stack.start_pool(workers=2)
         submit_and_await(stack, times=1)
-        asleep = _Quiet(mariadb_server, redis_server, seconds=8)
-        wait_until(asleep.looked, deadline_seconds=40, what="eight seconds without a task")
+        asleep = _Quiet(mariadb_server, redis_server, seconds=5)
+        wait_until(asleep.looked, deadline_seconds=40, what="five seconds without a task")
         assert asleep.statements <= 24
         assert asleep.commands <= 60
 
