@@ -156,7 +156,8 @@ class Sweeper:
             self._lock_until = self._clock() + left
             return True
         if other not in (None, self._holder) and left > 0:
-            if not self._dead_holders([other]):
+            # a holder that was buried since the glance has taken its proof of death and its lock along
+            if not self._dead_holders([other]) and self._store.registry.lock_holder(LOCK) == other:
                 self.pause_seconds = min(left + SHORTEST_SECONDS, self._pace.idle_seconds)
                 return False
             self._store.registry.unlock(LOCK, other)

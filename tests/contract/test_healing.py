@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from app.tasks.errors import DatabaseUnavailable
-from app.tasks.healing import FULL_PASS_SECONDS, Healed, Sweeper
+from app.tasks.healing import FULL_PASS_SECONDS, LOCK, Healed, Sweeper
 from app.tasks.model import Priority
 from app.tasks.pacing import Pace
 from app.tasks.queue import TaskQueue
@@ -69,6 +70,21 @@ class Setting:
 @pytest.fixture
 def setting(sqlite_store: Store, sqlite_rows: Rows) -> Setting:
     return Setting(sqlite_store, sqlite_rows)
+
+
+# --- the lock ----------------------------------------------------------------------------------------
+
+
+def test_a_sweeper_whose_forerunner_is_buried_while_it_looks_is_active_at_once(setting: Setting) -> None:
+    """The keeper beside it has freed the dead one's lock and removed its file: no proof is left."""
+    assert setting.sweeper.step() is not None
+
+    def buried_meanwhile(holders: Iterable[str]) -> list[str]:
+        setting.store.registry.unlock(LOCK, "the sweeper")
+        return []
+
+    heir = Sweeper(setting.queue, holder="the heir", clock=setting.clock, dead_holders=buried_meanwhile)
+    assert heir.step() is not None
 
 
 # --- expired leases ----------------------------------------------------------------------------------
