@@ -94,13 +94,13 @@ class Stack:
 
     def start_pool(self, *, workers: int = 2) -> subprocess.Popen[bytes]:
         """`python -m workers`, until all its workers have announced themselves."""
-        before = len(self.workers())
+        before = {row.worker_id for row in self.workers()}  # the dead among them may vanish meanwhile
         expected = workers * (int(self.config.RQ_ENABLED) + int(self.config.pollers_enabled))
         process = self.start(
             "-m", "workers", "--workers", str(workers), "--bound-to", str(os.getpid()), log_name="pool"
         )
         wait_until(
-            lambda: len(self.workers()) >= before + expected,
+            lambda: len({row.worker_id for row in self.workers()} - before) >= expected,
             deadline_seconds=30,
             what=f"{expected} workers to announce themselves; log:\n{self.log('pool')}",
         )
