@@ -1,18 +1,17 @@
 """Every setting of Twintrack, read in this one place from the environment and from `.env`.
 
 An environment variable wins over `.env`, which wins over the default; an empty value counts as not
-set. Reading has no effect outside this module: nothing is created, opened or connected.
+set. Reading has no effect outside this module: nothing is created, opened or connected. What a value may
+be is in `config_values`, what is said of a wrong one in `config_mistakes`.
 `python -m config` lists all settings with their values and where each came from.
 """
 
 from __future__ import annotations
 
 import argparse
-import difflib
 import hashlib
 import json
 import os
-import re
 import signal
 import sys
 import tempfile
@@ -22,20 +21,33 @@ from typing import Annotated, Any, Literal
 from urllib.parse import quote, unquote, urlsplit
 
 from dotenv.parser import parse_stream
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    ValidationError,
-    model_validator,
-)
-from pydantic_core import ErrorDetails
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-ROOT = Path(__file__).resolve().parent
+from config_mistakes import ConfigError as ConfigError
+from config_mistakes import sentence, typing_errors
+from config_values import ROOT as ROOT
+from config_values import (
+    Count,
+    DatabaseUrl,
+    Flag,
+    Folder,
+    Folders,
+    LogLevel,
+    Modules,
+    Positive,
+    Prefix,
+    Priority,
+    RedisUrl,
+    Seconds,
+    Threshold,
+    Tier,
+    WebUrl,
+    WholeSeconds,
+    WorkerMode,
+    as_text,
+    masked,
+)
+
 ENV_FILE = ROOT / ".env"
 
 ALIASES = {"APP_ENV": ("PREFECT_ENVIRONMENT",), "RQ_REDIS_URL": ("REDIS_URL",)}
@@ -43,71 +55,8 @@ SECRETS = frozenset({"ADMIN_TOKEN", "API_TOKEN", "SECRET_KEY", "ALERT_WEBHOOK_UR
 URLS = frozenset({"DATABASE_URL", "RQ_REDIS_URL", "OLLAMA_URL"})
 REQUIRED_IN_PRODUCTION = ("ADMIN_TOKEN", "API_TOKEN", "SECRET_KEY")
 
-OUR_PREFIXES = (
-    *("RQ_", "DB_", "ALERT_", "DATABASE_", "DESCRIBE_", "HTTP_ALLOW_", "MAX_", "MIGRATION_"),
-    *("OLLAMA_", "PRIORITY_", "QUEUE_", "TASK_", "UPLOAD_"),
-)
-# Read by RQ, rq-dashboard and Ollama themselves.
-FOREIGN_VARIABLES = re.compile(
-    r"RQ_(KEY_PREFIX|CONFIG|\w+_CLASS|SERIALIZER|(WORKER|JOB|EXECUTION)_ID|DASHBOARD_\w+)|OLLAMA_MODELS"
-)
-# High enough that MAX_JOBS or DATABASE_URL_TEST of another program passes.
-TYPO_SIMILARITY = 0.84
-
-DRIVERS = {
-    "mysql": "mysql+pymysql",
-    "mariadb": "mysql+pymysql",
-    "mariadb+pymysql": "mysql+pymysql",
-    "postgres": "postgresql+psycopg",
-    "postgresql": "postgresql+psycopg",
-}
-DATABASES = frozenset({"sqlite", "mysql", "mariadb", "postgresql"})
 # The kernel's limit for a socket's path is 107 bytes; the server's own temporary name needs some too.
 SOCKET_PATH_LIMIT_BYTES = 90
-
-WORDS = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(("false", "0", "no", "off"), False)
-
-
-class ConfigError(Exception):
-    """The settings cannot be used; `problems` has one sentence per problem and no secret value."""
-
-    def __init__(self, problems: Iterable[str]) -> None:
-        self.problems = tuple(problems)
-        super().__init__("\n".join(self.problems))
-
-
-def _lower(value: object) -> str:
-    return str(value).lower()
-
-
-def _flag(value: object) -> bool:
-    if (word := _lower(value)) in WORDS:
-        return WORDS[word]
-    raise ValueError(f"must be one of {', '.join(WORDS)}")
-
-
-def _anchored(value: object) -> Path:
-    return ROOT / os.path.expanduser(str(value))
-
-
-def _list_of(separators: str) -> BeforeValidator:
-    return BeforeValidator(lambda v: [n for n in re.split(separators, v) if n] if isinstance(v, str) else v)
-
-
-def _database_url(value: object) -> str:
-    scheme, separator, rest = str(value).partition("://")
-    text = DRIVERS.get(scheme, scheme) + separator + rest
-    try:
-        url = make_url(text)
-    except (ArgumentError, ValueError):
-        raise ValueError("must be a database URL such as mysql+pymysql://user:password@host/name") from None
-    if url.get_backend_name() not in DATABASES:
-        raise ValueError("must start with sqlite://, mysql+pymysql:// or postgresql+psycopg://")
-    file = url.database or ""
-    if url.get_backend_name() != "sqlite" or file in {"", ":memory:"} or file.startswith("file:"):
-        return text
-    # A relative file would be a different database in each working folder.
-    return url.set(database=str(_anchored(file))).render_as_string(hide_password=False)
 
 
 def _embedded_socket(var_dir: Path) -> Path:
@@ -116,25 +65,6 @@ def _embedded_socket(var_dir: Path) -> Path:
         return socket
     digest = hashlib.blake2b(os.fsencode(var_dir), digest_size=8).hexdigest()
     return Path(tempfile.gettempdir()) / f"twintrack-{os.getuid()}-{digest}" / "redis.sock"
-
-
-Flag = Annotated[bool, BeforeValidator(_flag)]
-Folder = Annotated[Path, BeforeValidator(_anchored)]
-Folders = Annotated[tuple[Folder, ...], _list_of(os.pathsep)]
-Modules = Annotated[tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*$")], ...], _list_of(r"[\s,]+")]
-Prefix = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{0,60}$")]
-WebUrl = Annotated[str, Field(pattern=r"^https?://\S+$")]
-DatabaseUrl = Annotated[str, BeforeValidator(_database_url)]
-RedisUrl = Annotated[str, Field(pattern=r"^(rediss?|unix|(redis[+])?sentinel)://")]
-Tier = Annotated[Literal["development", "staging", "production"], BeforeValidator(_lower)]
-WorkerMode = Annotated[Literal["integrated", "external", "hybrid"], BeforeValidator(_lower)]
-Priority = Annotated[Literal["urgent", "high", "normal", "low"], BeforeValidator(_lower)]
-LogLevel = Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)]
-Count = Annotated[int, Field(ge=0, le=10**9)]
-Positive = Annotated[int, Field(ge=1, le=10**9)]
-WholeSeconds = Annotated[int, Field(ge=1, le=10**8)]
-Seconds = Annotated[float, Field(ge=0.05, le=10**8, allow_inf_nan=False)]
-Threshold = Annotated[float, Field(ge=0, le=10**12, allow_inf_nan=False)]
 
 
 def _setting(default: Any, meaning: str) -> Any:
@@ -264,12 +194,12 @@ class Config(BaseModel):
         names = _names_used(variables)
         values = {field: variables[name][0] for field, name in names.items()} | overrides
         values = {field: value for field, value in values.items() if value is not None}
-        problems = _typing_errors(variables)
+        problems = typing_errors(variables, _known_names())
         try:
             super().__init__(**values)
         except ValidationError as error:
             problems += [
-                _sentence(detail, names, values)
+                sentence(detail, names, values, unshown=SECRETS | URLS)
                 for detail in error.errors()
                 if detail["type"] != "default_factory_not_called"
             ]
@@ -343,7 +273,7 @@ class Config(BaseModel):
         value = getattr(self, name)
         if value is not None and name in SECRETS:
             return "(hidden)"
-        return _masked(_text(value)) if name in URLS else _text(value)
+        return masked(as_text(value)) if name in URLS else as_text(value)
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         return [(name, self.shown(name)) for name in type(self).model_fields]
@@ -385,37 +315,8 @@ def _names_used(variables: Mapping[str, tuple[str, str]]) -> dict[str, str]:
     return used
 
 
-def _typing_errors(variables: Mapping[str, tuple[str, str]]) -> list[str]:
-    known = {*Config.model_fields, *(alias for group in ALIASES.values() for alias in group)}
-    candidates = sorted(name for name in variables if name not in known and name.startswith(OUR_PREFIXES))
-    problems = []
-    for name in candidates:
-        close = difflib.get_close_matches(name, known, n=1, cutoff=TYPO_SIMILARITY)
-        if close and not FOREIGN_VARIABLES.fullmatch(name):
-            problems.append(f"Unknown setting {name}. Did you mean {close[0]}?")
-    return problems
-
-
-def _sentence(detail: ErrorDetails, names: Mapping[str, str], values: Mapping[str, Any]) -> str:
-    """One validation error as one sentence that names the variable."""
-    field = str(detail["loc"][0]) if detail["loc"] else ""
-    context = detail.get("ctx", {})
-    if not field:
-        return str(context["error"])
-    wording = {
-        "value_error": "{error}",
-        "literal_error": "must be {expected}",
-        "int_parsing": "must be a whole number",
-        "int_from_float": "must be a whole number",
-        "float_parsing": "must be a number",
-        "finite_number": "must be a finite number",
-        "greater_than_equal": "must be at least {ge}",
-        "less_than_equal": "must be at most {le}",
-        "extra_forbidden": "is not a setting",
-        "string_pattern_mismatch": "must match {pattern}",
-    }.get(detail["type"], "is not valid")
-    shown = "" if field in SECRETS | URLS or field not in values else f", not {values[field]!r}"
-    return f"{names.get(field, field)} {wording.format(**context)}{shown}."
+def _known_names() -> set[str]:
+    return {*Config.model_fields, *(alias for group in ALIASES.values() for alias in group)}
 
 
 def _contradictions(config: Config) -> Iterable[str]:
@@ -432,25 +333,13 @@ def _contradictions(config: Config) -> Iterable[str]:
             yield f"{critical} must not be milder than {warning}."
 
 
-def _text(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:.15g}"
-    if isinstance(value, tuple):
-        return (os.pathsep if isinstance(value[0], Path) else ",").join(map(str, value))
-    return "" if value is None else str(value)
-
-
-def _masked(url: str) -> str:
-    return re.sub(r"\?.*", "?***", re.sub(r"(?<=://).*@", "***@", url))
-
-
 def example() -> str:
     """Text of `.env.example`: every setting with its meaning and default."""
     fields = Config.model_fields.items()
     # A default that depends on this machine's folders is described, not written down.
-    written = {name: "" if f.default_factory or name == "VAR_DIR" else _text(f.default) for name, f in fields}
+    written = {
+        name: "" if f.default_factory or name == "VAR_DIR" else as_text(f.default) for name, f in fields
+    }
     return "".join(f"# {field.description}\n{name}={written[name]}\n" for name, field in fields)
 
 

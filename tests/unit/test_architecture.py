@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Lower rooms first. A room may import itself and the rooms below it.
 FLOORS = [
+    ("config_mistakes", "config_values"),
     ("config",),
     ("app.tasks",),
     ("app.handlers",),
@@ -32,7 +33,7 @@ ALLOWED_BESIDE = {("web_app", "workers")}
 SQL_ROOMS = (
     *("app.tasks.schema", "app.tasks.database", "app.tasks.migrate", "app.tasks.migrations"),
     *("app.tasks.store", "app.tasks.queue", "app.tasks.runner", "app.tasks.handlers"),
-    *("app.tasks.after_commit", "app.transfer", "app.distributed", "app.monitoring", "config"),
+    *("app.tasks.after_commit", "app.transfer", "app.distributed", "app.monitoring", "config_values"),
 )
 REDIS_ROOMS = (
     *("app.tasks.tickets", "app.embedded_redis", "app.embedded_redis_launch"),
@@ -45,7 +46,7 @@ def modules() -> Iterator[tuple[str, ast.Module]]:
     for folder in ("app", "workers", "scripts", "core", "flows", "benchmarks"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             yield _name(path), ast.parse(path.read_text())
-    for name in ("config", "web_app"):
+    for name in ("config", "config_mistakes", "config_values", "web_app"):
         yield name, ast.parse((ROOT / f"{name}.py").read_text())
 
 
@@ -151,13 +152,13 @@ def test_importing_the_core_loads_no_flask() -> None:
 
 
 def test_no_room_has_outgrown_itself() -> None:
-    """About 400 lines a file, 40 a function. config.py is one file by contract."""
+    """About 400 lines a file, 40 a function."""
     long_files, long_functions = [], []
     for module, tree in modules():
         last = max(
             (node.end_lineno or 0 for node in ast.walk(tree) if hasattr(node, "end_lineno")), default=0
         )
-        if last > 420 and module != "config":
+        if last > 420:
             long_files.append(f"{module}: {last}")
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
