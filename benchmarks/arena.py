@@ -1,8 +1,12 @@
-"""The private servers of a run, with what they count about themselves. Commits reach the disk."""
+"""The private servers of a run, with what they count about themselves.
+
+MariaDB and PostgreSQL write each commit through to the disk.
+"""
 
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -41,6 +45,8 @@ class Arena:
         self._stack = ExitStack()
         self._numbers = itertools.count(1)
         self._databases: dict[str, DatabaseServer] = {}
+        self._own_statements: dict[str, float] = {}  # of one look
+        self._looks: Counter[str] = Counter()
         self.redis = RedisServer()
 
     def __enter__(self) -> Self:
@@ -66,6 +72,8 @@ class Arena:
             if kind == "counting":
                 started.execute(f"CREATE EXTENSION {COUNTING_LIBRARY}")
             self._databases[kind] = started
+            first = self._counted(kind) or 0.0  # nobody else asks it anything yet
+            self._own_statements[kind] = (self._counted(kind) or 0.0) - first
         return self._databases[kind]
 
     def site(self, kind: str) -> Site:
@@ -88,11 +96,19 @@ class Arena:
         return cpu_seconds([self.redis.pid])
 
     def statements(self, site: Site) -> float | None:
-        """Statements that the database has been sent so far; None where nobody counts them."""
-        server = self.database(site.kind)
-        if site.kind == "MariaDB" and server is not None:
+        """Statements that the database has been sent so far, less those of this counting; None where nobody
+        counts them."""
+        counted = self._counted(site.kind)
+        if counted is None:
+            return None
+        self._looks[site.kind] += 1
+        return counted - self._own_statements[site.kind] * self._looks[site.kind]
+
+    def _counted(self, kind: str) -> float | None:
+        server = self.database(kind)
+        if kind == "MariaDB" and server is not None:
             return float(server.execute("SHOW GLOBAL STATUS LIKE 'Questions'")[0][1])
-        if site.kind == "counting" and server is not None:
+        if kind == "counting" and server is not None:
             rows = server.execute(f"SELECT sum(calls) FROM {COUNTING_LIBRARY}")
             return float(rows[0][0])
         return None

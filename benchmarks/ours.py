@@ -12,7 +12,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,6 +42,13 @@ OPEN = (Status.PROCESSING, Status.QUEUED, Status.DISPATCHED)
 IDLE_SETTLE_SECONDS = 6.0
 IDLE_SECONDS = (0.1, 0.6)  # around the pauses of a poller, so that no step of it is favoured
 
+# Which way the tasks take. "beside": by the database, while Redis is there to ring for its pollers.
+SETTINGS_OF_TRACK: dict[str, dict[str, Any]] = {
+    "redis": {"RQ_ENABLED": True},
+    "database": {"RQ_ENABLED": False},
+    "beside": {"RQ_HYBRID_MODE": True, "RQ_ROLLOUT_PERCENT": 0},
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Installation:
@@ -59,7 +66,7 @@ class Installation:
 
 @contextmanager
 def installation(
-    arena: Arena, kind: str, *, redis_track: bool, batch_size: int = 100
+    arena: Arena, kind: str, *, track: str = "redis", batch_size: int = 100
 ) -> Iterator[Installation]:
     """Twintrack, freshly installed; the tables are there, no worker runs."""
     site = arena.site(kind)
@@ -67,10 +74,9 @@ def installation(
         "DATABASE_URL": site.database_url,
         "RQ_REDIS_URL": site.redis_url,
         "VAR_DIR": str(site.folder),
-        "RQ_ENABLED": redis_track,
         "RQ_BATCH_SIZE": batch_size,
         "LOG_LEVEL": "error",
-    }
+    } | SETTINGS_OF_TRACK[track]
     config = Config.for_tests(**settings, TASK_MODULES=("benchmarks.tasks",))
     system = build_system(config)
     system.prepare()
@@ -82,23 +88,29 @@ def installation(
 
 
 @contextmanager
-def pool(on: Installation, workers: int) -> Iterator[int]:
-    """Worker processes that have announced themselves and found nothing to do; gives the parent's id."""
+def pool(system: System, variables: Mapping[str, str], *, workers: int) -> Iterator[int]:
+    """So many workers of each track, started with these settings, that have announced themselves and found
+    nothing to do; gives the parent's id."""
     command = [sys.executable, "-m", "workers", "--workers", str(workers), "--bound-to", str(os.getpid())]
-    environment = {"PATH": os.defpath, "PYTHONPATH": str(ROOT)} | on.variables
-    process = subprocess.Popen(command, cwd=on.site.folder, env=environment)
+    environment = {"PATH": os.defpath, "PYTHONPATH": str(ROOT), **variables}
+    process = subprocess.Popen(command, cwd=system.config.VAR_DIR, env=environment)
+    expected = processes_of(system, workers)
     try:
-        registry = on.system.store.registry
         wait_until(
-            lambda: len(registry.workers()) >= workers,
+            lambda: len(system.store.registry.workers()) >= expected,
             deadline_seconds=WORKERS_DEADLINE_SECONDS,
-            what=f"{workers} workers to announce themselves",
+            what=f"{expected} workers to announce themselves",
         )
         time.sleep(SETTLE_SECONDS)
         yield process.pid
     finally:
         process.terminate()
         process.wait(60)
+
+
+def processes_of(system: System, workers: int) -> int:
+    """How many worker processes a pool of this size has: each track with workers of its own has so many."""
+    return workers * (system.config.RQ_ENABLED + system.config.pollers_enabled)
 
 
 # --- submit ---------------------------------------------------------------------------------------------
@@ -133,10 +145,10 @@ def submit_in_bulk(on: Installation, count: int) -> float:
 
 def drain(on: Installation, count: int, *, workers: int) -> dict[str, float]:
     """Tasks a second, and what a task costs: seconds of CPU per 1,000, calls and statements; megabytes of
-    the whole pool by its workers; `first`, the seconds from the opening to the first task's first line."""
+    the whole pool by its workers."""
     on.system.queue.pause()
     submit_in_bulk(on, count)
-    with pool(on, workers) as parent:
+    with pool(on.system, on.variables, workers=workers) as parent:
         before = _Costs.now(on, parent)
         opened = time.monotonic_ns()
         on.system.queue.resume()
@@ -149,11 +161,9 @@ def drain(on: Installation, count: int, *, workers: int) -> dict[str, float]:
         seconds = (time.monotonic_ns() - opened) / 1e9
         after = _Costs.now(on, parent)
         _verify(on, count)
-        first = (min(moment for moment, _ in on.stamps.since(0)) - opened) / 1e9
         used = memory(tree_of(parent))
     return {
         "drain": count / seconds,
-        "first": first,
         "pss": used.pss / workers,
         "uss": used.uss / workers,
     } | after.per_task_since(before, count)
@@ -215,14 +225,15 @@ class _Costs:
 def idle(on: Installation, seconds: float, *, workers: int) -> dict[str, float]:
     """What workers that have nothing to do cost, the pool's sweeper included: CPU seconds, statements and
     Redis commands, each per minute and worker."""
-    with pool(on, workers) as parent:
+    with pool(on.system, on.variables, workers=workers) as parent:
         time.sleep(IDLE_SETTLE_SECONDS)
         before, began = _Costs.now(on, parent), time.monotonic()
         time.sleep(seconds)
         after, minutes = _Costs.now(on, parent), (time.monotonic() - began) / 60
     spent = after.since(before)
     wanted = ("cpu", "statements", "redis_commands")
-    return {f"idle_{name}": spent[name] / minutes / workers for name in wanted if name in spent}
+    share = minutes * processes_of(on.system, workers)
+    return {f"idle_{name}": spent[name] / share for name in wanted if name in spent}
 
 
 # --- latency --------------------------------------------------------------------------------------------
@@ -232,7 +243,7 @@ def latency(on: Installation, count: int, *, workers: int) -> dict[str, float]:
     """Milliseconds from the call of `submit` to the task's first line, on workers that have been idle for a
     random while."""
     found = []
-    with pool(on, workers):
+    with pool(on.system, on.variables, workers=workers):
         for number in range(count + 1):
             time.sleep(random.uniform(*IDLE_SECONDS))
             began = time.monotonic_ns()

@@ -22,13 +22,14 @@ Figures = Iterable[tuple[str, float]]
 SECTIONS = ("submit", "drain", "one", "sweep", "latency", "idle", "statements")
 PEER_SECTIONS = ("submit", "drain", "latency")
 ONCE = ("sweep", "latency", "idle", "statements")
+TRACKS = ("redis", "database")
 COMPARED = {target.under[0] for target in TARGETS}  # the others come in the first round only
 DRAIN_TASKS = {"SQLite": 60_000, "MariaDB": 30_000, "PostgreSQL": 40_000}
 ONE_TASKS = {"SQLite": 10_000, "MariaDB": 5_000, "PostgreSQL": 5_000}
 SWEEP_WORKERS = (1, 4)
 SWEEP_BATCHES = (10, 500)
 LATENCY_TASKS = 80
-IDLE_SECONDS = 20.0
+IDLE_SECONDS = 60.0  # sleepers look by themselves two or three times in it
 SUBMIT_TASKS = 1_000
 PEER_DEADLINE_SECONDS = 400
 
@@ -91,9 +92,9 @@ def _ours(choice: Choice, section: str, kind: str) -> list[Step]:
 
     match section:
         case "submit":
-            return [step(partial(_submit, choice, kind, redis_track=track), 4) for track in (True, False)]
+            return [step(partial(_submit, choice, kind, track=track), 4) for track in TRACKS]
         case "drain":
-            return [step(partial(_drain, choice, kind, redis_track=track), 6) for track in (True, False)]
+            return [step(partial(_drain, choice, kind, track=track), 6) for track in TRACKS]
         case "one":
             return [step(partial(_one, choice, kind), 5)]
         case "sweep":
@@ -101,21 +102,18 @@ def _ours(choice: Choice, section: str, kind: str) -> list[Step]:
             sizes = [step(partial(_sweep, choice, kind, batch_size=size), 6) for size in SWEEP_BATCHES]
             return [*workers, *sizes]
         case "latency":
-            return [step(partial(_latency, choice, kind, redis_track=track), 30) for track in (True, False)]
+            return [
+                step(partial(_latency, choice, kind, track=track), 30) for track in ours.SETTINGS_OF_TRACK
+            ]
         case "idle":
-            return [step(partial(_idle, choice, kind, redis_track=track), 30) for track in (True, False)]
+            return [step(partial(_idle, choice, kind, track=track), 70) for track in ours.SETTINGS_OF_TRACK]
         case "statements":
             return [step(partial(_statements, choice), 4)] if kind == "PostgreSQL" else []
     raise ValueError(f"there is no section {section!r}; there are {', '.join(SECTIONS)}")
 
 
-def _track(redis_track: bool) -> str:
-    return "redis" if redis_track else "database"
-
-
-def _submit(choice: Choice, kind: str, arena: Arena, *, redis_track: bool) -> Figures:
-    track = _track(redis_track)
-    with ours.installation(arena, kind, redis_track=redis_track) as on:
+def _submit(choice: Choice, kind: str, arena: Arena, *, track: str) -> Figures:
+    with ours.installation(arena, kind, track=track) as on:
         count = choice.tasks(SUBMIT_TASKS)
         ours.submit_one_by_one(on, 20)  # connections
         yield f"submit_{track}", ours.submit_one_by_one(on, count)
@@ -123,49 +121,48 @@ def _submit(choice: Choice, kind: str, arena: Arena, *, redis_track: bool) -> Fi
         yield f"bulk_{track}", ours.submit_in_bulk(on, choice.tasks(10_000, least=2_000))
 
 
-def _drain(choice: Choice, kind: str, arena: Arena, *, redis_track: bool) -> Figures:
-    track = _track(redis_track)
-    with ours.installation(arena, kind, redis_track=redis_track) as on:
+def _drain(choice: Choice, kind: str, arena: Arena, *, track: str) -> Figures:
+    with ours.installation(arena, kind, track=track) as on:
         count = choice.tasks(DRAIN_TASKS[kind], least=2_000)
         for name, value in ours.drain(on, count, workers=choice.workers).items():
             yield f"{name}_{track}", value
 
 
 def _one(choice: Choice, kind: str, arena: Arena) -> Figures:
-    with ours.installation(arena, kind, redis_track=True, batch_size=1) as on:
+    with ours.installation(arena, kind, batch_size=1) as on:
         yield "drain_one", ours.drain(on, choice.tasks(ONE_TASKS[kind]), workers=choice.workers)["drain"]
 
 
 def _sweep(
     choice: Choice, kind: str, arena: Arena, *, workers: int | None = None, batch_size: int | None = None
 ) -> Figures:
-    with ours.installation(arena, kind, redis_track=True, batch_size=batch_size or 100) as on:
+    with ours.installation(arena, kind, batch_size=batch_size or 100) as on:
         count = choice.tasks(DRAIN_TASKS[kind] // 2, least=2_000)
         rate = ours.drain(on, count, workers=workers or choice.workers)["drain"]
         yield (f"drain_workers_{workers}" if workers else f"drain_batch_{batch_size}"), rate
 
 
-def _latency(choice: Choice, kind: str, arena: Arena, *, redis_track: bool) -> Figures:
-    with ours.installation(arena, kind, redis_track=redis_track) as on:
+def _latency(choice: Choice, kind: str, arena: Arena, *, track: str) -> Figures:
+    with ours.installation(arena, kind, track=track) as on:
         found = ours.latency(on, choice.tasks(LATENCY_TASKS, least=10), workers=choice.workers)
         for name, value in found.items():
-            yield f"{name}_{_track(redis_track)}", value
+            yield f"{name}_{track}", value
 
 
-def _idle(choice: Choice, kind: str, arena: Arena, *, redis_track: bool) -> Figures:
+def _idle(choice: Choice, kind: str, arena: Arena, *, track: str) -> Figures:
     counted = "counting" if kind == "PostgreSQL" else kind
-    with ours.installation(arena, counted, redis_track=redis_track) as on:
+    with ours.installation(arena, counted, track=track) as on:
         seconds = max(5.0, IDLE_SECONDS * choice.share)
         for name, value in ours.idle(on, seconds, workers=choice.workers).items():
-            yield f"{name}_{_track(redis_track)}", value
+            yield f"{name}_{track}", value
 
 
 def _statements(choice: Choice, arena: Arena) -> Figures:
     """PostgreSQL counts statements in a library that costs time: its rates are not kept."""
-    for redis_track in (True, False):
-        with ours.installation(arena, "counting", redis_track=redis_track) as on:
+    for track in TRACKS:
+        with ours.installation(arena, "counting", track=track) as on:
             found = ours.drain(on, choice.tasks(10_000, least=2_000), workers=choice.workers)
-            yield f"statements_{_track(redis_track)}", found["statements"]
+            yield f"statements_{track}", found["statements"]
 
 
 def _measure_peer(choice: Choice, section: str, name: str, listed: Listed, arena: Arena) -> Figures:

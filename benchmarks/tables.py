@@ -59,7 +59,7 @@ class _Column:
 
     def cell(self, results: Results, series: str) -> str:
         name = f"{self.figure}_{self.track}" if series in OURS and self.track else self.figure
-        if series not in OURS and self.track == "database":
+        if series not in OURS and self.track != "redis":
             return ""
         value = results.median(series, name)
         return NOT_MEASURED if value is None else self.form(value)
@@ -112,6 +112,8 @@ _LATENCY = (
     _Column("p99", "p99", number),
     _Column("database track: p50", "p50", number, "database"),
     _Column("p99", "p99", number, "database"),
+    _Column("beside Redis: p50", "p50", number, "beside"),
+    _Column("p99", "p99", number, "beside"),
 )
 _IDLE = (
     _Column("statements", "idle_statements", number),
@@ -119,6 +121,9 @@ _IDLE = (
     _Column("CPU s", "idle_cpu", number),
     _Column("database track: statements", "idle_statements", number, "database"),
     _Column("CPU s", "idle_cpu", number, "database"),
+    _Column("beside Redis: statements", "idle_statements", number, "beside"),
+    _Column("Redis commands", "idle_redis_commands", number, "beside"),
+    _Column("CPU s", "idle_cpu", number, "beside"),
 )
 
 
@@ -146,7 +151,6 @@ def _drain(results: Results) -> Table:
         if results.median(series, figure) is None:
             continue
         cells = [column.cell(results, series) for column in columns]
-        cells[2] = cells[2] if series in OURS else ""
         rows.append([series, DURABILITY.get(series, ""), *cells, *_multiples(results, series, figure)])
     head = ["", "what it keeps", *(c.head for c in columns), "of RQ Worker", "of RQ SimpleWorker"]
     return Table("drain", title, head, rows)

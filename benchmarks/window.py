@@ -9,11 +9,8 @@ does something else, too, it tells more.
 from __future__ import annotations
 
 import json
-import os
 import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -31,12 +28,12 @@ from app.tasks.ids import first_id_of
 from app.tasks.model import Priority
 from app.tasks.submission import TaskRequest
 from app.web.snapshot import Snapshot
+from benchmarks.ours import pool
+from benchmarks.peers import PAYLOAD
+from benchmarks.processes import cpu_seconds, tree_of
 from config import Config
 from tests.servers import MariaDbServer, RedisServer
-from tests.waiting import wait_until
 
-ROOT = Path(__file__).resolve().parents[1]
-PAYLOAD = {"text": "y" * 188}  # 200 bytes of JSON
 LOAD_ROWS = 200_000
 DEADLINE_SECONDS = 3600
 
@@ -55,6 +52,7 @@ class Side:
 
     name: str
     system: System
+    variables: dict[str, str]
     servers: tuple[int, int]
     rates: list[float] = field(default_factory=list)
     costs: list[float] = field(default_factory=list)
@@ -118,10 +116,12 @@ def _side(name: str, folder: Path, mariadb: MariaDbServer, redis: RedisServer, *
     own.mkdir()
     settings: dict[str, Any] = {"DATABASE_URL": mariadb.create_database(), "RQ_REDIS_URL": redis.url}
     settings |= {"VAR_DIR": str(own), "RQ_QUEUE_PREFIX": f"{name}-", "RQ_TICKET_WINDOW": window}
-    system = build_system(Config.for_tests(**settings, LOG_LEVEL="error"))
+    settings |= {"LOG_LEVEL": "error"}
+    system = build_system(Config.for_tests(**settings))
     system.prepare()
     system.queue.pause()
-    return Side(name, system, (mariadb.pid, redis.pid))
+    variables = {setting: str(value) for setting, value in settings.items()}
+    return Side(name, system, variables, (mariadb.pid, redis.pid))
 
 
 def _load(system: System, rows: int) -> float:
@@ -199,15 +199,8 @@ def _drain(side: Side, count: int, workers: int) -> None:
         for start in range(0, count, 10_000):
             batch = min(10_000, count - start)
             system.queue.submit_many([TaskRequest("test.noop", PAYLOAD) for _ in range(batch)])
-    pool = _start_pool(system, workers)
-    try:
-        wait_until(
-            lambda: len(system.store.registry.workers()) >= workers,
-            deadline_seconds=60,
-            what="the workers to announce themselves",
-        )
-        time.sleep(1)  # both sides begin with workers that wait
-        before, spent = _completed(system), _processor_seconds(pool.pid, *side.servers)
+    with pool(system, side.variables, workers=workers) as parent:
+        before, spent = _completed(system), _processor_seconds(parent, *side.servers)
         began = time.perf_counter()
         system.queue.resume()
         while (done := _completed(system) - before) < count:
@@ -215,27 +208,14 @@ def _drain(side: Side, count: int, workers: int) -> None:
                 raise RuntimeError(f"{done} of {count} tasks were completed")
             time.sleep(0.05)
         side.rates.append(done / (time.perf_counter() - began))
-        side.costs.append((_processor_seconds(pool.pid, *side.servers) - spent) / done * 1e6)
+        side.costs.append((_processor_seconds(parent, *side.servers) - spent) / done * 1e6)
         click.echo(f"  {side.name}: {side.rates[-1]:,.0f} tasks/s, {side.costs[-1]:.1f} µs each")
-    finally:
         system.queue.pause()
-        pool.terminate()
-        pool.wait(120)
 
 
 def _processor_seconds(*roots: int) -> float:
     """What these processes and their living descendants have used until now."""
-    stats = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue  # it has just ended
-        stats[int(path.parent.name)] = (int(fields[1]), int(fields[11]) + int(fields[12]))
-    family = set(roots)
-    while more := {pid for pid, (parent, _) in stats.items() if parent in family} - family:
-        family |= more
-    return sum(stats[pid][1] for pid in family if pid in stats) / os.sysconf("SC_CLK_TCK")
+    return cpu_seconds({pid for root in roots for pid in tree_of(root)})
 
 
 def _completed(system: System) -> int:
@@ -251,14 +231,6 @@ def _overtaken(system: System, newest: int) -> int:
 
 def _scalar(system: System, statement: str, *values: Any) -> Any:
     return system.store.database.read(lambda on: on.exec_driver_sql(statement, values).scalar_one())
-
-
-def _start_pool(system: System, workers: int) -> subprocess.Popen[bytes]:
-    config = system.config
-    names = ("DATABASE_URL", "RQ_REDIS_URL", "VAR_DIR", "RQ_QUEUE_PREFIX", "RQ_TICKET_WINDOW", "LOG_LEVEL")
-    environment = {"PATH": os.defpath} | {name: str(getattr(config, name)) for name in names}
-    command = [sys.executable, "-m", "workers", "--workers", str(workers), "--bound-to", str(os.getpid())]
-    return subprocess.Popen(command, cwd=ROOT, env=environment)
 
 
 if __name__ == "__main__":

@@ -115,12 +115,11 @@ def drain(peer: Peer, workers: Workers, stamps: Stamps, count: int, server: int)
     opened = time.monotonic_ns()
     workers.thaw()
     stamps.wait_for(before + count, deadline_seconds=DRAIN_SECONDS)
-    moments = [moment for moment, _ in stamps.since(before)]
+    ended = max(moment for moment, _ in stamps.since(before))
     pids = workers.pids()
     used = memory(pids)
     return {
-        "drain": count / ((max(moments) - opened) / 1e9),
-        "first": (min(moments) - opened) / 1e9,
+        "drain": count / ((ended - opened) / 1e9),
         "cpu": (cpu_seconds(pids) - cpu) * 1000 / count,
         "server_cpu": (cpu_seconds(tree_of(server)) - server_cpu) * 1000 / count,
         "redis_commands": redis_calls(peer.place.redis_url).since(calls).commands / count,

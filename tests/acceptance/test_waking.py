@@ -136,7 +136,7 @@ def test_a_file_beside_a_sqlite_database_is_the_bell_of_its_pollers(
 def test_an_idle_pool_asks_next_to_nothing(
     mariadb_server: MariaDbServer, redis_server: RedisServer, redis_url: str, make_stack: StackMaker
 ) -> None:
-    """Over five seconds; `python -m benchmarks.idle` counts whole minutes."""
+    """Over five seconds; `make bench ONLY=idle` counts whole minutes."""
     with mariadb_server.database() as database_url:
         stack = make_stack(database_url, redis_url)
         stack.start_pool(workers=2)
