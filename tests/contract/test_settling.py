@@ -20,7 +20,7 @@ from app.tasks.model import (
     Status,
 )
 from app.tasks.store import Store
-from tests.contract.parts import InBackground, at_once
+from tests.contract.parts import InBackground, at_once, counted
 from tests.contract.rows import Rows
 
 OUTCOMES: dict[str, Callable[[Claim], Outcome]] = {
@@ -200,6 +200,50 @@ def test_one_settle_ends_a_batch_of_every_kind_and_names_what_was_lost(store: St
     assert [rows.status(claim.task_id) for claim in claims] == [*expected, "PROCESSING"]
     assert settled.lost == [lost.task_id]
     assert sum(move.ticket is not None for move in settled.moves) == 2
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES)
+@pytest.mark.parametrize("odd", ["", "lost", "cancelled"])
+def test_a_batch_costs_no_more_statements_for_many_tasks_than_for_few(
+    odd: str, outcome: str, store: Store, rows: Rows
+) -> None:
+    seen = []
+    for count in (3, 40):
+        rows.put("QUEUED", count=count)
+        claims = store.claims.queued(holder="w", limit=count, lease_seconds=30)
+        if odd == "lost":
+            rows.change(claims[1].task_id, token=1)
+        elif odd == "cancelled":
+            store.moves.cancel(claims[1].task_id)
+        with counted(store.database) as counts:
+            settled = store.settlements.settle([OUTCOMES[outcome](claim) for claim in claims])
+        assert len(settled.recorded) + len(settled.lost) == count
+        seen.append(counts["statements"])
+    assert seen[0] == seen[1] <= 7
+
+
+def test_tasks_that_fail_together_each_keep_their_own_words_and_times(store: Store, rows: Rows) -> None:
+    rows.put("QUEUED", count=9, user_id="ann")
+    claims = store.claims.queued(holder="w", limit=9, lease_seconds=30)
+    words = [f"'{n}' % \\ ☃ broke" for n in range(9)]
+    dead = [Failed(claim, word) for claim, word in zip(claims[:3], words[:3], strict=True)]
+    later = [RetryLater(claims[n], words[n], n * 100.5) for n in (3, 4, 5)]
+    now = [RetryLater(claims[n], words[n], 0) for n in (6, 7)]
+    store.settlements.settle([*dead, *later, *now, Cancelled(claims[8], words[8])])
+    after = [rows.row(claim.task_id) for claim in claims]
+    assert [row["error"] for row in after] == words
+    assert [row["failures"] for row in after] == [1] * 8 + [0]
+    assert [row["status"] for row in after] == [
+        *(["FAILED"] * 3 + ["SCHEDULED"] * 3 + ["DISPATCHED"] * 2 + ["CANCELLED"])
+    ]
+    waits = [rows.seconds_from_now(row["run_at"]) for row in after[3:6]]
+    assert waits == pytest.approx([301.5, 402, 502.5], abs=5)
+    histories = [store.queries.events(claim.task_id) for claim in claims]
+    assert [[event.kind for event in history] for history in histories] == [
+        *([["failed"]] * 3 + [["retry"]] * 5 + [["cancelled"]])
+    ]
+    assert [history[0].detail["error"] for history in histories] == words
+    assert [history[0].detail["delay_seconds"] for history in histories[3:8]] == [301.5, 402, 502.5, 0, 0]
 
 
 def test_a_batch_that_the_database_refuses_records_nothing_of_it(store: Store, rows: Rows) -> None:

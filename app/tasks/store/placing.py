@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import ColumnElement, case, literal, update
 from sqlalchemy.engine import Connection
 
 from app.tasks.model import Moved, Priority, Status, Ticket
@@ -61,6 +61,15 @@ def place(on: Connection, rows: Sequence[AnyRow], rules: Routing, **values: Any)
         fresh = FRESH | {"status": status, "waiting_since": database_now()} | values
         on.execute(update(tasks).where(tasks.c.id.in_(sorted(ids))).values(fresh))
     return moves
+
+
+def each_its_own(values: Mapping[int, Any], kind: Any) -> ColumnElement[Any]:
+    """For each of some rows a value of its own, by their ids: so one statement changes them all."""
+    first = next(iter(values.values()))
+    if all(value == first for value in values.values()):
+        return literal(first, kind)
+    whens = {task_id: literal(value, kind) for task_id, value in values.items()}
+    return case(whens, value=tasks.c.id)
 
 
 def moved(row: AnyRow, status: Status, priority: Priority) -> Moved:

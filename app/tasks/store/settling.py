@@ -1,13 +1,16 @@
-"""Settling: how a claim ends. Every statement is guarded by the token, so a lost claim records nothing."""
+"""Settling: how a claim ends. Every statement is guarded by the token, so a lost claim records nothing.
+
+However many tasks of a batch end in one way, one statement records it.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import case, false, select, update
+from sqlalchemy import Float, select, update
 from sqlalchemy.engine import Connection
 
 from app.tasks.database import Database
@@ -19,17 +22,20 @@ from app.tasks.model import (
     Failed,
     Moved,
     Outcome,
-    Released,
     RetryLater,
     Status,
 )
-from app.tasks.schema import database_now, status_is, tasks
+from app.tasks.routing import Routing
+from app.tasks.schema import AnyRow, database_now, status_is, tasks
 from app.tasks.store import events
+from app.tasks.store.driver_sql import DriverSql
 from app.tasks.store.notices import NEAR_SECONDS
-from app.tasks.store.placing import FRESH, OVER, PLACED_COLUMNS, place
+from app.tasks.store.placing import FRESH, OVER, PLACED_COLUMNS, each_its_own, place
 from app.tasks.store.routing import hold_routing
 
 ERROR_LIMIT = 4000  # characters: enough for a sentence and its cause, never a dump
+
+_Ended = tuple[AnyRow, Outcome]  # a row that is held, and what came out of its run
 
 
 @dataclass(slots=True)
@@ -42,7 +48,7 @@ class Settled:
 
 
 class OddRows(Exception):
-    """Some row of a bulk settle is lost, or its cancel was asked for."""
+    """The row of some completion is lost, or its cancel was asked for."""
 
 
 class Settlements:
@@ -55,15 +61,11 @@ class Settlements:
         """`let_next_in` may bring other rows on their way, in the transaction in which these claims end."""
         self._database = database
         self._let_next_in = let_next_in
-        self._mark = "?" if database.kind == "sqlite" else "%s"
-        now = database_now().compile(dialect=database.engine.dialect)
-        processing = status_is(Status.PROCESSING)
-        self._processing = processing.compile(
-            dialect=database.engine.dialect, compile_kwargs={"literal_binds": True}
-        )
+        self._sql = DriverSql(database)
+        self._held = f"{self._sql.status_is(Status.PROCESSING)} AND {self._sql.not_cancelled}"
         self._over = (
             "token = NULL, lease_until = NULL, confirmed_in = 0, run_at = NULL,"
-            f" held = {false().compile(dialect=database.engine.dialect)}, active_key = NULL, ended_at = {now}"
+            f" held = {self._sql.false}, active_key = NULL, ended_at = {self._sql.now}"
         )
 
     def settle(self, outcomes: Sequence[Outcome], connection: Connection | None = None) -> Settled:
@@ -72,27 +74,26 @@ class Settlements:
         A cancel that was asked for meanwhile ends the task as CANCELLED, whatever the outcome says.
         """
         if connection is not None:
-            return self.settle_on(connection, outcomes, one_by_one=True)
+            return self.settle_on(connection, outcomes, look_first=True)
         try:
             return self._database.run(lambda on: self.settle_on(on, outcomes))
         except OddRows:
-            return self._database.run(lambda on: self.settle_on(on, outcomes, one_by_one=True))
+            return self._database.run(lambda on: self.settle_on(on, outcomes, look_first=True))
 
-    def settle_on(self, on: Connection, outcomes: Sequence[Outcome], *, one_by_one: bool = False) -> Settled:
-        """Record the outcomes in a transaction of the caller's: completions and releases in bulk.
+    def settle_on(self, on: Connection, outcomes: Sequence[Outcome], *, look_first: bool = False) -> Settled:
+        """Record the outcomes in a transaction of the caller's; completions unseen, by their guard alone.
 
-        Raises `OddRows` if some row of a bulk is not as its claim left it: roll back, and settle again with
-        `one_by_one`, which finds out row by row. Rows are taken in the order of their ids.
+        Raises `OddRows` if the row of a completion is not as its claim left it: roll back, and settle again
+        with `look_first`, which finds out what has become of it. Rows are taken in the order of their ids.
         """
-        settled, ended = Settled(), outcomes
-        if not one_by_one:
+        settled, rest = Settled(), outcomes
+        if not look_first:
             self._complete(on, [o for o in outcomes if isinstance(o, Completed)], settled)
-            _release(on, [o.claim for o in outcomes if isinstance(o, Released)], settled)
-            outcomes = [o for o in outcomes if not isinstance(o, Completed | Released)]
-        for outcome in sorted(outcomes, key=lambda outcome: outcome.claim.task_id):
-            _settle_one(on, outcome, settled)
-        if self._let_next_in is not None and ended:
-            settled.moves += self._let_next_in(on, ended)
+            rest = [o for o in outcomes if not isinstance(o, Completed)]
+        if rest:
+            _settle_seen(on, rest, settled)
+        if self._let_next_in is not None and outcomes:
+            settled.moves += self._let_next_in(on, outcomes)
         return settled
 
     def _complete(self, on: Connection, completed: Sequence[Completed], settled: Settled) -> None:
@@ -108,8 +109,7 @@ class Settlements:
             settled.recorded.update((outcome.claim.task_id, Status.COMPLETED) for outcome in group)
 
     def _completion(self, token: int, group: Sequence[Completed]) -> tuple[str, tuple[Any, ...]]:
-        """Driver SQL: a batch's size differs each time, and SQLAlchemy would compile each anew."""
-        mark = self._mark
+        mark = self._sql.mark
         ids = [outcome.claim.task_id for outcome in group]
         results = [outcome.result for outcome in group]
         if len(set(results)) == 1:
@@ -117,11 +117,10 @@ class Settlements:
         else:
             value = "CASE id" + f" WHEN {mark} THEN {mark}" * len(group) + " END"
             values = [part for pair in zip(ids, results, strict=True) for part in pair]
-        marks = ", ".join([mark] * len(group))
         sql = (
             f"UPDATE tasks SET status = 'COMPLETED', result = {value}, {self._over},"  # noqa: S608 - marks only
-            f" error = NULL, progress_percent = 100 WHERE id IN ({marks}) AND token = {mark}"
-            f" AND {self._processing} AND NOT cancel_requested"
+            f" error = NULL, progress_percent = 100 WHERE id IN ({self._sql.marks(len(ids))})"
+            f" AND token = {mark} AND {self._held}"
         )
         return sql, (*values, *ids, token)
 
@@ -136,87 +135,107 @@ class Settlements:
         return self._database.read(lambda on: on.execute(query).scalar_one_or_none())
 
 
-def _release(on: Connection, claims: Sequence[Claim], settled: Settled) -> None:
-    """Unstarted claims go back, all together."""
-    if not claims:
-        return
-    rows = on.execute(
-        select(*PLACED_COLUMNS, tasks.c.cancel_requested)
+def _settle_seen(on: Connection, outcomes: Sequence[Outcome], settled: Settled) -> None:
+    """Lock the rows of these claims, and record what becomes of each, all of one kind at once."""
+    by_claim = {(outcome.claim.task_id, outcome.claim.token): outcome for outcome in outcomes}
+    groups: dict[tuple[type[Outcome], Status | None], list[_Ended]] = defaultdict(list)
+    for row in _held_rows(on, outcomes):
+        outcome = by_claim.pop((row.id, row.token), None)
+        if outcome is not None:
+            groups[type(outcome), _end_of(outcome, row)].append((row, outcome))
+    settled.lost += [task_id for task_id, _ in by_claim]
+    rules = _rules_for(on, [row for (_, end), group in groups.items() if end is None for row, _ in group])
+    happened: list[events.Happened] = []
+    for (_, end), group in groups.items():
+        if end is None:
+            moves = place(on, [row for row, _ in group], rules, **_values(group))
+            settled.moves += moves
+            settled.recorded.update((move.task_id, move.status) for move in moves)
+        else:
+            _bring(on, end, group, settled)
+        happened += _happened(end, group)
+    events.record_all(on, happened)
+
+
+def _held_rows(on: Connection, outcomes: Sequence[Outcome]) -> list[AnyRow]:
+    """Locked in the order of their ids, and given in order of service: so their tickets are pushed."""
+    query = (
+        select(*PLACED_COLUMNS, tasks.c.token, tasks.c.cancel_requested)
         .where(
-            tasks.c.id.in_([claim.task_id for claim in claims]),
-            tasks.c.token.in_({claim.token for claim in claims}),
+            tasks.c.id.in_([outcome.claim.task_id for outcome in outcomes]),
+            tasks.c.token.in_({outcome.claim.token for outcome in outcomes}),
             status_is(Status.PROCESSING),
         )
-        .order_by(tasks.c.priority, tasks.c.id)
+        .order_by(tasks.c.id)
         .with_for_update()
-    ).all()
-    if len(rows) != len(claims) or any(row.cancel_requested for row in rows):
-        raise OddRows
-    rules, _ = hold_routing(on, {row.priority for row in rows})
-    moves = place(on, rows, rules)
-    settled.moves.extend(moves)
-    settled.recorded.update((move.task_id, move.status) for move in moves)
+    )
+    return sorted(on.execute(query), key=lambda row: (row.priority.rank, row.id))
 
 
-def _settle_one(on: Connection, outcome: Outcome, settled: Settled) -> None:
-    row = _held_row(on, outcome.claim)
-    task_id = outcome.claim.task_id
-    if row is None:
-        settled.lost.append(task_id)
-        return
+def _end_of(outcome: Outcome, row: AnyRow) -> Status | None:
+    """The status that follows; None: it waits again, where the routing says."""
+    if row.cancel_requested:
+        return Status.CANCELLED
+    match outcome:
+        case Completed():
+            return Status.COMPLETED
+        case Failed():
+            return Status.FAILED
+        case Cancelled():
+            return Status.CANCELLED
+        case RetryLater(delay_seconds=delay) if delay > 0:
+            return Status.SCHEDULED
+    return None
+
+
+def _rules_for(on: Connection, rows: Sequence[AnyRow]) -> Routing:
+    return hold_routing(on, {row.priority for row in rows})[0] if rows else {}
+
+
+def _bring(on: Connection, end: Status, group: Sequence[_Ended], settled: Settled) -> None:
+    """Rows of one kind of outcome come to one status that is not the routing's to say."""
+    values = _values(group)
+    if end is Status.COMPLETED:
+        values |= {"progress_percent": 100}
+    if end is Status.SCHEDULED:
+        delays = {row.id: outcome.delay_seconds for row, outcome in group if isinstance(outcome, RetryLater)}
+        values |= FRESH | {"run_at": database_now(each_its_own(delays, Float()))}
+        near = [task_id for task_id, delay in delays.items() if delay < NEAR_SECONDS]
+        settled.moves += [Moved(task_id, end) for task_id in near]
+    else:
+        values |= OVER
+    ids = [row.id for row, _ in group]
+    on.execute(update(tasks).where(tasks.c.id.in_(ids)).values(values | {"status": end}))
+    settled.recorded.update(dict.fromkeys(ids, end))
+
+
+def _values(group: Sequence[_Ended]) -> dict[str, Any]:
+    """What a kind of outcome leaves in its rows, each with its own words."""
+    texts = {row.id: _texts(outcome) for row, outcome in group}
+    _, kind = group[0]
+    values: dict[str, Any] = {
+        name: each_its_own({task_id: text[name] for task_id, text in texts.items()}, tasks.c[name].type)
+        for name in _texts(kind)
+    }
+    if isinstance(kind, Failed | RetryLater):
+        values["failures"] = tasks.c.failures + 1
+    return values
+
+
+def _texts(outcome: Outcome) -> Mapping[str, str | None]:
     match outcome:
         case Completed(result=result):
-            status = _end(on, row, Status.COMPLETED, result=result, error=None)
-        case Failed(error=error):
-            status = _end(on, row, Status.FAILED, error=error, failures=tasks.c.failures + 1)
-        case Cancelled(error=error):
-            status = _end(on, row, Status.CANCELLED, error=error)
-        case _:
-            status = _go_back(on, row, outcome, settled)
-    settled.recorded[task_id] = status
+            return {"result": result, "error": None}
+        case Failed(error=error) | RetryLater(error=error) | Cancelled(error=error):
+            return {"error": error[:ERROR_LIMIT]}
+    return {}
 
 
-def _held_row(on: Connection, claim: Claim) -> Any:
-    return on.execute(
-        select(*PLACED_COLUMNS, tasks.c.cancel_requested)
-        .where(
-            tasks.c.id == claim.task_id,
-            tasks.c.token == claim.token,
-            tasks.c.status == Status.PROCESSING,
-        )
-        .with_for_update()
-    ).first()
-
-
-def _end(on: Connection, row: Any, status: Status, **values: Any) -> Status:
-    if row.cancel_requested:
-        status = Status.CANCELLED
-    if "error" in values and values["error"] is not None:
-        values["error"] = values["error"][:ERROR_LIMIT]
-    percent = case((tasks.c.progress_percent < 100, 100), else_=tasks.c.progress_percent)
-    if status is Status.COMPLETED:
-        values["progress_percent"] = percent
-    on.execute(update(tasks).where(tasks.c.id == row.id).values(OVER | values | {"status": status}))
-    if status is not Status.COMPLETED:
-        events.record(on, status.value.lower(), [row.id], error=values.get("error"))
-    return status
-
-
-def _go_back(on: Connection, row: Any, outcome: RetryLater | Released, settled: Settled) -> Status:
-    values: dict[str, Any] = {}
-    if isinstance(outcome, RetryLater):
-        values = {"error": outcome.error[:ERROR_LIMIT], "failures": tasks.c.failures + 1}
-    if row.cancel_requested:
-        return _end(on, row, Status.CANCELLED, **values)
-    if isinstance(outcome, RetryLater):
-        events.record(on, "retry", [row.id], error=values["error"], delay_seconds=outcome.delay_seconds)
-        if outcome.delay_seconds > 0:
-            later = {"status": Status.SCHEDULED, "run_at": database_now(outcome.delay_seconds)}
-            on.execute(update(tasks).where(tasks.c.id == row.id).values(FRESH | values | later))
-            if outcome.delay_seconds < NEAR_SECONDS:
-                settled.moves.append(Moved(row.id, Status.SCHEDULED))
-            return Status.SCHEDULED
-    rules, _ = hold_routing(on, [row.priority])
-    move = place(on, [row], rules, **values)[0]
-    settled.moves.append(move)
-    return move.status
+def _happened(end: Status | None, group: Sequence[_Ended]) -> Iterable[events.Happened]:
+    """What is unusual: a dead letter, a cancel, a retry."""
+    for row, outcome in group:
+        error = _texts(outcome).get("error")
+        if end in (Status.FAILED, Status.CANCELLED):
+            yield row.id, end.value.lower(), {"error": error}
+        elif isinstance(outcome, RetryLater):
+            yield row.id, "retry", {"error": error, "delay_seconds": outcome.delay_seconds}

@@ -59,14 +59,14 @@ class Turns:
         """
         terms = Terms(holder, lease_seconds, self._claims.draw_token())
 
-        def work(on: Connection, *, one_by_one: bool = False) -> Turned:
-            settled = self._settlements.settle_on(on, outcomes, one_by_one=one_by_one)
+        def work(on: Connection, *, look_first: bool = False) -> Turned:
+            settled = self._settlements.settle_on(on, outcomes, look_first=look_first)
             return Turned(settled, self._take(on, terms, take))
 
         try:
             return self._database.run(work)
         except OddRows:
-            return self._database.run(lambda on: work(on, one_by_one=True))
+            return self._database.run(lambda on: work(on, look_first=True))
         except CommitUnknown:
             return self._read_back(outcomes, terms, take)
 
