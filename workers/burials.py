@@ -152,6 +152,7 @@ class Burials:
                 self._system.tickets.leave(holder)
             except RedisUnavailable:
                 log.info("tickets.left_to_sweeper", holder=holder)
+        self._system.queue.waking.due()  # it may have heard a ring, or owed one, that nobody else knows of
 
     def _push_what_it_owed(self, tickets: RQQueueManager, holder: str, batch: Sequence[int]) -> None:
         """Tickets that it had popped and not claimed go back to the head. Of its last batch, rows that it had

@@ -194,7 +194,18 @@ class Sweeper:
                 self._move_up(route, healed)
             if glance.dispatched or lengths.get(route.priority):
                 self._check_tickets(route, overflows.get(route.priority), healed)
+        self._ring_again(glance, rules, lengths)
         self._store.registry.forget_silent(silent_seconds=SILENT_WORKER_SECONDS)
+
+    def _ring_again(self, glance: Glance, rules: Routing, lengths: Mapping[Priority, int]) -> None:
+        """For all that was seen to wait. Who had moved it may have died between its commit and its ring, and
+        who heard the ring before it looked."""
+        waiting = [(Track.REDIS, priority) for priority, length in lengths.items() if length]
+        if glance.queued:
+            waiting += [(Track.DATABASE, priority) for priority in rules]
+        self.queue.waking.again(
+            [(track, p) for track, p in waiting if p in rules and rules[p].may_claim(track)]
+        )
 
     def _let_users_in(self, healed: Healed) -> None:
         """Tasks that a limit per user has set aside, and nobody has let in. A limit that was taken back

@@ -6,13 +6,13 @@ After the commit, and never with an error: whoever was not woken looks by itself
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
 
 import structlog
 
 from app.tasks.errors import RedisUnavailable
-from app.tasks.model import PRIORITIES, Moved, NewTask, Priority, Status, Submitted, Ticket
+from app.tasks.model import PRIORITIES, Moved, NewTask, Priority, Status, Submitted, Ticket, Track
 from app.tasks.store.notices import NEAR_SECONDS, Notices, Topic
 from app.tasks.tickets import RQQueueManager
 from app.tasks.tickets.bells import Bells
@@ -41,8 +41,13 @@ class Waking:
         if due:
             self.due()
 
+    def again(self, waiting: Collection[tuple[Track, Priority]]) -> None:
+        """Something waits there still: whoever was to ring for it may have died first, or whoever heard."""
+        if waiting:
+            self._tell(Topic.ROWS, lambda bells: bells.ring_again(waiting))
+
     def due(self) -> None:
-        """Something becomes due soon: the sweeper looks when."""
+        """Something becomes due soon, or may have been left: the sweeper looks."""
         self._tell(Topic.DUE, lambda bells: bells.ring_due())
 
     def rules_changed(self, priorities: Iterable[Priority] = PRIORITIES) -> None:

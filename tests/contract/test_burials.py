@@ -16,6 +16,7 @@ from app.tasks.healing import LOCK
 from app.tasks.model import PRIORITIES, Cancelled, Claim, Completed, Outcome, RetryLater
 from app.tasks.queue import TaskQueue
 from app.tasks.runner import boot_clock
+from app.tasks.store.notices import Topic
 from app.tasks.store.settling import Settled, Settlements
 from app.tasks.tickets import RQQueueManager
 from config import Config
@@ -386,6 +387,18 @@ def test_what_a_worker_settled_to_wait_again_and_never_pushed_gets_its_ticket_at
     assert yard.burials.bury_all() == 1
     yard.system.close()
     assert raw.lrange("rq:queue:normal", 0, -1) == [f"t{ids[2]}-e1", f"t{ids[1]}-e2", f"t{ids[0]}-e2"]
+
+
+def test_a_burial_wakes_the_sweeper(yard: Graveyard) -> None:
+    """The dead one may have heard a ring, or owed one: what waits is rung for by the sweeper."""
+    sweeper = yard.system.store.notices.listen(Topic.DUE)
+    life = yard.worker()
+    assert yard.burials.bury_all() == 0
+    assert not sweeper.wait(0)
+    yard.dies(life)
+    assert yard.burials.bury_all() == 1
+    assert sweeper.wait(0)
+    sweeper.close()
 
 
 def test_the_lock_of_a_buried_sweeper_is_free_for_the_next(yard: Graveyard) -> None:

@@ -17,6 +17,7 @@ from app.tasks.routing import Intake
 from app.tasks.settings import CoreSettings
 from app.tasks.store import Store
 from app.tasks.store.looks import Looks
+from app.tasks.store.notices import Topic
 from app.tasks.store.registry import Registry
 from app.tasks.tickets import RQQueueManager
 from tests.contract.parts import HANDLERS, counted, request
@@ -303,6 +304,40 @@ def test_workers_that_fell_silent_are_forgotten(setting: Setting) -> None:
     setting.rows.execute("UPDATE workers SET seen_at = :at", at=setting.rows.at(-3600))
     setting.sweep()
     assert setting.rows.scalar("SELECT COUNT(*) FROM workers") == 0
+
+
+# --- rings that were lost ----------------------------------------------------------------------------
+
+
+def test_a_pass_rings_once_more_for_rows_that_wait(setting: Setting) -> None:
+    """Who made them wait may have died between its commit and its ring."""
+    setting.store.routing.change(redis_percent=0)
+    poller = setting.store.notices.listen(Topic.ROWS)
+    setting.sweep()
+    assert not poller.wait(0)
+    setting.rows.put("QUEUED")
+    setting.sweep()
+    assert poller.wait(0)
+    setting.store.routing.change(paused=True)
+    setting.sweep()
+    assert not poller.wait(0)
+    poller.close()
+
+
+def test_beside_redis_a_pass_rings_once_more_for_what_waits_on_either_track(
+    sqlite_store: Store, sqlite_rows: Rows, tickets: RQQueueManager, raw: Any
+) -> None:
+    """Who had heard the first ring may have died before it looked."""
+    setting = Setting(sqlite_store, sqlite_rows, tickets)
+    setting.store.routing.change([Priority.LOW], redis_percent=0)
+    setting.queue.submit(request())
+    setting.rows.put("QUEUED", priority="low")
+    bells = ("twintrack:bell:normal", "twintrack:bell:rows:low")
+    raw.delete(*bells)
+    for _ in range(2):
+        setting.sweep()
+        assert [raw.llen(key) for key in bells] == [1, 1]
+    assert raw.exists("twintrack:bell:low", "twintrack:bell:urgent", "twintrack:bell:high") == 0
 
 
 # --- the price of a pass -----------------------------------------------------------------------------

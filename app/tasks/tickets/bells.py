@@ -78,6 +78,11 @@ class Bells:
         """Wake the sweeper. Raises `RedisUnavailable`."""
         self._ring_by({self.due: 1}, bound=1)
 
+    def ring_again(self, waiting: Iterable[tuple[Track, Priority]]) -> None:
+        """Have one worker of each track and queue look, unless a ring is there unheard. Raises
+        `RedisUnavailable`."""
+        self._ring_by({self.of(track, priority): 1 for track, priority in waiting}, bound=1)
+
     def ring_routing(self, priorities: Iterable[Priority] = PRIORITIES) -> None:
         """Wake all idle workers of these queues, to read the rules anew. Raises `RedisUnavailable`."""
         bells = [self.of(track, priority) for priority in priorities for track in Track]
