@@ -225,12 +225,12 @@ class Pool:
     def _stop_all(self) -> None:
         """Ask the workers to finish, and end what is left after the time-out. The sweeper buries them."""
         seconds = self._config.RQ_SHUTDOWN_TIMEOUT
-        for slot in self._workers:
-            slot.leaving = slot.leaving or "stop"
         self._end(self._workers, seconds)
         self._end(self._sweepers, SWEEPER_STOP_SECONDS)
 
     def _end(self, slots: Sequence[Slot], seconds: float) -> None:
+        for slot in slots:
+            slot.leaving = slot.leaving or "stop"
         self._signal(slots, signal.SIGTERM)
         deadline = time.monotonic() + seconds
         while any(slot.pid for slot in slots):

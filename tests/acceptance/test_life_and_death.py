@@ -85,6 +85,8 @@ def test_a_terminated_web_app_lets_the_running_task_finish(embedded: Stack) -> N
     web.process.wait(30)
     assert embedded.counts() == {"COMPLETED": 1}
     assert set(embedded.starts().values()) == {1}
+    assert "pool.stopped" in web.output()
+    assert "worker.died" not in web.output(), "a stop in order is no death, of the sweeper neither"
 
 
 @pytest.mark.timeout(120)
