@@ -209,8 +209,6 @@ class Float:
             ended = list(self._ended)
         if not ended:
             return
-        for live, _ in ended:
-            live.store_progress()
         outcomes = [outcome for _, outcome in ended]
         try:
             self._record(outcomes, self._system.store.settlements.settle(outcomes))

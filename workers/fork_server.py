@@ -208,9 +208,6 @@ class _ForkedTask(LiveTask):
     def connection(self) -> NoReturn:
         raise RuntimeError("a handler with isolation='fork' has no part in its task's transaction")
 
-    def store_progress(self) -> None:
-        """The worker does."""
-
 
 def _serve(worker: int, requests: socket.socket, system: System, sheet: Sheet) -> NoReturn:
     """The server's process: fork, wait, tell. It ends with the worker."""

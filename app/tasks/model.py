@@ -236,12 +236,21 @@ class Claim(NamedTuple):
         return PlannedRun.of_key(self.idempotency_key)
 
 
+class Progress(NamedTuple):
+    """How far a handler said that it is: 0 to 100, and a short sentence."""
+
+    percent: int
+    step: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """The handler returned. `result` is JSON text."""
+    """The handler returned. `result` is JSON text. `progress`, here as below: what it said last, if that is
+    not in the row yet."""
 
     claim: Claim
     result: str
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +259,7 @@ class Failed:
 
     claim: Claim
     error: str
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +269,7 @@ class RetryLater:
     claim: Claim
     error: str
     delay_seconds: float
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +278,7 @@ class Cancelled:
 
     claim: Claim
     error: str = "cancelled while running"
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True)

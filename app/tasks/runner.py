@@ -11,7 +11,8 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from types import CoroutineType
 
 import structlog
@@ -31,12 +32,23 @@ from app.tasks.handlers import (
     heed_cancels,
     to_json,
 )
-from app.tasks.model import Cancelled, Claim, Completed, Failed, OnLost, Outcome, RetryLater, Status
+from app.tasks.model import (
+    Cancelled,
+    Claim,
+    Completed,
+    Failed,
+    OnLost,
+    Outcome,
+    Progress,
+    Released,
+    RetryLater,
+    Status,
+)
+from app.tasks.sentences import ERROR_CHARACTERS, sentence, storable
 from app.tasks.settings import CoreSettings
 from app.tasks.store import Store
 from app.tasks.store.settling import Settled
 
-ERROR_CHARACTERS = 500
 STEP_CHARACTERS = 200
 SETTLE_PAUSE_SECONDS = (0.1, 5.0)
 
@@ -94,7 +106,7 @@ class LiveTask:
                 # never backwards within an attempt: a bar that jumps back tells nothing
                 self.percent = max(self.percent, min(100, int(percent)))
             if step is not None:
-                self.step = _storable(str(step))[:STEP_CHARACTERS]
+                self.step = storable(str(step))[:STEP_CHARACTERS]
             self.progress_changed = True
 
     def cancel_requested(self) -> bool:
@@ -110,13 +122,20 @@ class LiveTask:
 
     # for the runner and the heartbeat ---------------------------------------------------------------
 
-    def take_progress(self) -> tuple[int, str | None] | None:
+    def take_progress(self) -> Progress | None:
         """What changed since the last call; None if nothing did."""
         with self._lock:
             if not self.progress_changed:
                 return None
             self.progress_changed = False
-            return self.percent, self.step
+            return Progress(self.percent, self.step)
+
+    def with_progress(self, outcome: Outcome) -> Outcome:
+        """The outcome, with what the handler said last: that is recorded with it, at no price of its own."""
+        if isinstance(outcome, Released):
+            return outcome
+        progress = self.take_progress()
+        return outcome if progress is None else replace(outcome, progress=progress)
 
     def store_progress(self) -> None:
         """Write what changed into the row; one statement, or none. Progress is not worth an error.
@@ -125,15 +144,11 @@ class LiveTask:
         """
         if self._connection is not None and self._store.database.kind == "sqlite":
             return
-        self.write_progress(None)
-
-    def write_progress(self, connection: Connection | None) -> None:
-        """As `store_progress`, at once, on the given connection or on one of its own."""
         progress = self.take_progress()
         if progress is None:
             return
         try:
-            self._store.claims.progress(self.claim, *progress, connection)
+            self._store.claims.progress(self.claim, *progress)
         except TaskError as error:
             log.info("task.progress_lost", task=self.claim.task_id, reason=str(error))
 
@@ -188,14 +203,12 @@ class Runner:
 
     def execute(self, live: LiveTask) -> Outcome:
         """Call the handler. Never raises what a handler raised: that becomes the outcome."""
-        live.outcome = self._execute(live)
+        live.outcome = live.with_progress(self._execute(live))
         return live.outcome
 
     def _execute(self, live: LiveTask) -> Outcome:
         if live.isolated and self._isolate is not None:
-            outcome = self._isolate(live)
-            live.store_progress()
-            return outcome
+            return self._isolate(live)
         call = self.prepare(live)
         if not isinstance(call, Call):
             return call
@@ -206,16 +219,15 @@ class Runner:
                     result = asyncio.run(heed_cancels(result, call.context))
         # the one broad except: a handler may raise anything
         except (Exception, SystemExit) as error:  # noqa: BLE001
-            outcome = self.failure(live, call, error)
-        else:
-            outcome = self._completed(live.claim, result)
-        if not live.has_connection:  # else it goes with the task's own writes
-            live.store_progress()  # what the handler said last, before its end is recorded
-        return outcome
+            return self.failure(live, call, error)
+        return self._completed(live.claim, result)
 
     async def execute_beside(self, live: LiveTask, *, given_up: Callable[[], Outcome | None]) -> Outcome:
-        """As `execute`, on an event loop beside others: only for an `async def`. Its progress is the caller's
-        to store. A caller that cancels for a reason of its own says by `given_up` what becomes of it."""
+        """As `execute`, on an event loop beside others: only for an `async def`. A caller that cancels for a
+        reason of its own says by `given_up` what becomes of it."""
+        return live.with_progress(await self._execute_beside(live, given_up))
+
+    async def _execute_beside(self, live: LiveTask, given_up: Callable[[], Outcome | None]) -> Outcome:
         call = self.prepare(live)
         if not isinstance(call, Call):
             return call
@@ -242,7 +254,7 @@ class Runner:
         try:
             payload = handler.parse_json(claim.payload)
         except InvalidTask as error:
-            reason = _storable(f"the payload does not fit the handler: {error}")
+            reason = storable(f"the payload does not fit the handler: {error}")
             return Failed(claim, reason[:ERROR_CHARACTERS])
         live.has_loop = handler.is_async
         context = TaskContext(
@@ -255,14 +267,14 @@ class Runner:
         claim, handler = live.claim, call.handler
         if isinstance(error, TaskCancelled):
             if live.cancel_asked:
-                return Cancelled(claim, _sentence(error))
-            return self._failed(claim, handler, _sentence(error))
+                return Cancelled(claim, sentence(error))
+            return self._failed(claim, handler, sentence(error))
         if isinstance(error, DoNotRetry):
-            return Failed(claim, _sentence(error))
+            return Failed(claim, sentence(error))
         if isinstance(error, TimeLimitExceeded):
             return self._failed(claim, handler, f"ran longer than its limit of {call.limit_seconds} s")
         log.info("task.raised", task=claim.task_id, name=claim.name, exc_info=error)
-        return self._failed(claim, handler, f"{type(error).__name__}: {_sentence(error)}")
+        return self._failed(claim, handler, f"{type(error).__name__}: {sentence(error)}")
 
     def _completed(self, claim: Claim, result: object) -> Outcome:
         try:
@@ -270,7 +282,7 @@ class Runner:
             size = len(text.encode())
         except Exception as error:  # to write it down runs code of the handler's, too
             log.info("task.result_unusable", task=claim.task_id, name=claim.name, exc_info=True)
-            reason = f"the result cannot be stored as JSON: {_sentence(error)}"
+            reason = f"the result cannot be stored as JSON: {sentence(error)}"
             return Failed(claim, reason[:ERROR_CHARACTERS])
         if size > self._settings.result_limit_bytes:
             limit = self._settings.result_limit_bytes
@@ -353,10 +365,8 @@ class Runner:
         with connection:
             if not isinstance(outcome, Completed):
                 _undo(connection)
-                live.store_progress()
                 return self._settle_alone([outcome])
             try:
-                live.write_progress(connection)
                 settled = self._store.settlements.settle([outcome], connection)
                 if settled.recorded.get(outcome.claim.task_id) is not Status.COMPLETED:
                     _undo(connection)  # lost or cancelled: what the handler wrote must not stay
@@ -397,17 +407,3 @@ def _undo(connection: Connection) -> None:
         connection.rollback()
     except SQLAlchemyError:
         connection.invalidate()
-
-
-def _sentence(error: BaseException) -> str:
-    """The first line of what an exception says: enough for a person, no dump."""
-    text = ""
-    with suppress(Exception):  # a handler's own exception may break even here
-        text = str(error)
-    lines = _storable(text).strip().splitlines()
-    return lines[0][:ERROR_CHARACTERS] if lines else type(error).__name__
-
-
-def _storable(text: str) -> str:
-    """Text without what some database cannot hold: NUL and lone surrogates."""
-    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()

@@ -15,6 +15,7 @@ from app.tasks.model import (
     Failed,
     OnLost,
     Outcome,
+    Progress,
     Released,
     RetryLater,
     Status,
@@ -244,6 +245,30 @@ def test_tasks_that_fail_together_each_keep_their_own_words_and_times(store: Sto
     ]
     assert [history[0].detail["error"] for history in histories] == words
     assert [history[0].detail["delay_seconds"] for history in histories[3:8]] == [301.5, 402, 502.5, 0, 0]
+
+
+def test_what_handlers_said_last_is_recorded_with_their_ends_in_one_statement(
+    store: Store, rows: Rows
+) -> None:
+    rows.put("QUEUED", count=6)
+    claims = store.claims.queued(holder="w", limit=6, lease_seconds=30)
+    rows.change(claims[5].task_id, token=1)
+    outcomes: list[Outcome] = [
+        Completed(claims[0], "1", Progress(60, "sent ☃")),
+        Failed(claims[1], "no", Progress(20, "read")),
+        RetryLater(claims[2], "no", 60, Progress(30, None)),
+        Cancelled(claims[3], progress=Progress(99, "half")),
+        Completed(claims[4], "1"),
+    ]
+    said = [(100, "sent ☃"), (20, "read"), (30, None), (99, "half"), (100, None), (0, None)]
+    with counted(store.database) as counts:
+        store.settlements.settle(outcomes)
+    with_progress = counts["statements"]
+    lost = store.settlements.settle([Completed(claims[5], "1", Progress(10, "mine"))])
+    assert lost.lost == [claims[5].task_id]
+    after = [rows.row(claim.task_id) for claim in claims]
+    assert [(row["progress_percent"], row["progress_step"]) for row in after] == said
+    assert with_progress <= 8
 
 
 def test_a_batch_that_the_database_refuses_records_nothing_of_it(store: Store, rows: Rows) -> None:

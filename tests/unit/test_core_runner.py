@@ -27,6 +27,7 @@ from app.tasks.model import (
     Failed,
     Outcome,
     Priority,
+    Released,
     RetryLater,
     Status,
     Track,
@@ -339,6 +340,25 @@ def test_progress_never_runs_backwards_and_is_told_once() -> None:
     context.progress(250)
     assert live.take_progress() == (100, "writing\ufffd")
     assert live.take_progress() is None
+
+
+def test_what_a_handler_said_last_goes_with_its_outcome() -> None:
+    """At no price of its own: there is no store here to write it to."""
+
+    def fails(payload: Any, context: TaskContext) -> None:
+        context.progress(40, "half")
+        raise ValueError("no")
+
+    async def returns(payload: Any, context: TaskContext) -> None:
+        context.progress(step="sent")
+
+    for handler, said in ((fails, (40, "half")), (returns, (0, "sent"))):
+        outcome = outcome_of(handler)
+        assert not isinstance(outcome, Released)
+        assert outcome.progress == said
+    silent = outcome_of(lambda payload: None)
+    assert isinstance(silent, Completed)
+    assert silent.progress is None
 
 
 # --- settling -------------------------------------------------------------------------------------

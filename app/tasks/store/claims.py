@@ -15,9 +15,10 @@ from sqlalchemy import and_, select, update
 from sqlalchemy.engine import Connection
 
 from app.tasks.database import Database
-from app.tasks.model import PRIORITIES, Claim, Priority, Status, Track
+from app.tasks.model import PRIORITIES, Claim, Priority, Progress, Status, Track
 from app.tasks.schema import database_now, status_is, tasks
 from app.tasks.store.driver_sql import DriverSql
+from app.tasks.store.placing import each_its_own
 
 PAGES = 32  # of candidates that a claim looks through for rows which nobody has locked
 
@@ -183,17 +184,10 @@ class Claims:
         query = select(tasks.c.id, tasks.c.cancel_requested).where(_held_by(claims))
         return self._database.read(lambda on: {row.id: row.cancel_requested for row in on.execute(query)})
 
-    def progress(
-        self, claim: Claim, percent: int, step: str | None, connection: Connection | None = None
-    ) -> bool:
-        """Store how far a running task is, in the caller's transaction if a connection is given; false if
-        the claim is lost."""
-        statement = (
-            update(tasks).where(_held_by([claim])).values(progress_percent=percent, progress_step=step)
-        )
-        if connection is not None:
-            return bool(connection.execute(statement).rowcount)
-        return bool(self._database.write_one(lambda on: on.execute(statement).rowcount))
+    def progress(self, claim: Claim, percent: int, step: str | None) -> bool:
+        """Store how far a running task is; false if the claim is lost."""
+        said = [(claim, Progress(percent, step))]
+        return bool(self._database.write_one(lambda on: write_progress(on, said)))
 
     def _take(self, on: Connection, rows: Sequence[_Row], track: Track, terms: Terms) -> list[Claim]:
         claims = [_claim(row, terms.token, track) for row in rows]
@@ -261,6 +255,18 @@ class Claims:
     def _rows(self, on: Connection, query: str, parameters: Sequence[Any]) -> list[_Row]:
         rows = on.exec_driver_sql(query, tuple(parameters)).cursor.fetchall()
         return [_typed(row) for row in rows] if self._sql.kind == "mysql" else [_ranked(row) for row in rows]
+
+
+def write_progress(on: Connection, said: Sequence[tuple[Claim, Progress]]) -> int:
+    """Store how far running tasks are, all in one statement. Returns of how many the claim still holds."""
+    percents = {claim.task_id: progress.percent for claim, progress in said}
+    steps = {claim.task_id: progress.step for claim, progress in said}
+    values = {
+        "progress_percent": each_its_own(percents, tasks.c.progress_percent.type),
+        "progress_step": each_its_own(steps, tasks.c.progress_step.type),
+    }
+    held = _held_by([claim for claim, _ in said])
+    return on.execute(update(tasks).where(held).values(values)).rowcount
 
 
 # As the statements deliver a claimed row: the fields in their order, then the payload.

@@ -22,12 +22,14 @@ from app.tasks.model import (
     Failed,
     Moved,
     Outcome,
+    Released,
     RetryLater,
     Status,
 )
 from app.tasks.routing import Routing
 from app.tasks.schema import AnyRow, database_now, status_is, tasks
 from app.tasks.store import events
+from app.tasks.store.claims import write_progress
 from app.tasks.store.driver_sql import DriverSql
 from app.tasks.store.notices import NEAR_SECONDS
 from app.tasks.store.placing import FRESH, OVER, PLACED_COLUMNS, each_its_own, place
@@ -87,6 +89,8 @@ class Settlements:
         with `look_first`, which finds out what has become of it. Rows are taken in the order of their ids.
         """
         settled, rest = Settled(), outcomes
+        if said := [(o.claim, o.progress) for o in outcomes if not isinstance(o, Released) and o.progress]:
+            write_progress(on, said)
         if not look_first:
             self._complete(on, [o for o in outcomes if isinstance(o, Completed)], settled)
             rest = [o for o in outcomes if not isinstance(o, Completed)]
