@@ -1,7 +1,7 @@
 """Measure this system beside others: medians over interleaved rounds, as tables, JSON and a picture.
 
-The databases run with full durability: every commit reaches the disk. `make bench-peers` installs the peers
-other than RQ.
+MariaDB and PostgreSQL write every commit through to the disk. `make bench-peers` installs the peers other
+than RQ.
 """
 
 from __future__ import annotations
@@ -147,21 +147,29 @@ def write_document(document: Path, results: Results) -> None:
 
 def blocks(results: Results) -> dict[str, str]:
     """What goes between the markers of a document."""
-    about = results.about
-    words = (
-        f"Measured at {about['at']} on {about['cores']} cores, Python {about['python']}, {about['machine']};"
-        f" load average at the start {about['load_at_start']}; median of {about['rounds']} round(s)."
-    )
-    if about["load_at_start"] > IDLE_LOAD:
-        words += (
-            " **The machine was busy with other work: the rates are too low, only ratios say something.**"
-        )
-    if about["share"] < 1:
-        words += f" Short run: {about['share']:g} of the usual number of tasks."
-    if results.failures:
-        words += " Not measured: " + "; ".join(failure.split(":")[0] for failure in results.failures) + "."
     missing = dict.fromkeys(TABLES, "Not measured in this run.")
-    return {"about": words} | missing | {table.name: table.as_markdown() for table in tables(results)}
+    tabled = {table.name: table.as_markdown() for table in tables(results)}
+    return {"about": _circumstances(results)} | missing | tabled
+
+
+def _circumstances(results: Results) -> str:
+    """When, where and how it was measured; first of all what forbids to rely on it."""
+    about = results.about
+    short, busy = about["share"] < 1, about["load_at_start"] > IDLE_LOAD
+    words = []
+    if short or busy:
+        run = f"a short run ({about['share']:g} of the usual number of tasks)" if short else "a run"
+        where = " on a machine that was busy with other work" if busy else ""
+        words.append(f"**Figures of {run}{where}: rates are too low, ratios rough, no verdict is final.**")
+    words.append(
+        f"Measured on {datetime.fromisoformat(about['at']):%-d %B %Y at %H:%M} UTC on {about['cores']} cores,"
+        f" load average {about['load_at_start']} at the start, median of {about['rounds']} round(s)."
+        f" Python {about['python']}, {about['machine']}."
+    )
+    if results.failures:
+        failed = "; ".join(failure.split(":")[0] for failure in results.failures)
+        words.append(f"Not measured: {failed}.")
+    return " ".join(words)
 
 
 if __name__ == "__main__":
