@@ -9,17 +9,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import structlog
 
 from app.tasks.errors import RedisUnavailable, TaskError
 from app.tasks.missing_tickets import MissingTickets
 from app.tasks.model import Moved, Priority, Track
-from app.tasks.pacing import ACTIVE_SECONDS, HURRIED_SECONDS, LOCK_SPARE_SECONDS, SHORTEST_SECONDS, Pace
+from app.tasks.pacing import (
+    ACTIVE_SECONDS,
+    HURRIED_SECONDS,
+    LOCK_SECONDS,
+    LOCK_SPARE_SECONDS,
+    SHORTEST_SECONDS,
+    Pace,
+)
 from app.tasks.queue import TaskQueue, utc_now
 from app.tasks.reclaims import Reclaims
 from app.tasks.refilling import Refiller
 from app.tasks.routing import Intake, Route, Routing
+from app.tasks.schema import AnyRow
 from app.tasks.settings import CoreSettings
 from app.tasks.store import Store
 from app.tasks.store.looks import Glance
@@ -38,6 +47,7 @@ log = structlog.get_logger(__name__)
 # Of the given holders, those that are proven dead.
 DeadHolders = Callable[[Iterable[str]], Collection[str]]
 Overflows = Mapping[Priority, Overflow]
+_Lease = tuple[int, int, datetime]
 
 
 @dataclass(slots=True)
@@ -101,7 +111,7 @@ class Sweeper:
         self._lock_until = 0.0
         self._lifted: dict[Priority, int] = {}
         self._next_lift = 0.0
-        self._expired_since: dict[tuple[int, int], float] = {}
+        self._unrenewed_since: dict[_Lease, float] = {}
         self._last_look = clock()
 
     def step(self) -> Healed | None:
@@ -110,11 +120,11 @@ class Sweeper:
         Raises `DatabaseUnavailable`; the next step begins anew.
         """
         try:
-            self.pause_seconds = ACTIVE_SECONDS
+            slept, self.pause_seconds = self.pause_seconds, ACTIVE_SECONDS
             glance = self._store.looks.glance(LOCK)
-            return self._heal(glance) if self._lock(glance) else None
+            return self._heal(glance) if self._lock(glance, slept) else None
         except TaskError:
-            self._expired_since.clear()  # leases count as seen expired only while the database answers
+            self._unrenewed_since.clear()  # what is seen counts only while the database answers
             raise
 
     def _heal(self, glance: Glance) -> Healed:
@@ -147,24 +157,27 @@ class Sweeper:
         """Say how long to sleep, and hold the lock for longer."""
         self.pause_seconds = self._pace.pause(glance, rules, utc_now(), live=live)
         if self.pause_seconds > self._lock_until - self._clock() - LOCK_SPARE_SECONDS / 2:
-            self._try_lock()
+            self._try_lock(self.pause_seconds)
 
-    def _lock(self, glance: Glance) -> bool:
+    def _lock(self, glance: Glance, slept: float) -> bool:
         """Take or keep the sweeper's lock; the lock of a sweeper that is proven dead is broken at once."""
         other, left = glance.lock_holder, glance.lock_left_seconds
-        if other == self._holder and left > self._pace.lock_seconds / 2:
+        if other == self._holder:
+            if left <= LOCK_SECONDS / 2:
+                return self._try_lock(slept)  # the next sleep may be as long: one statement for both
             self._lock_until = self._clock() + left
             return True
-        if other not in (None, self._holder) and left > 0:
+        if other is not None and left > 0:
             # a holder that was buried since the glance has taken its proof of death and its lock along
             if not self._dead_holders([other]) and self._store.registry.lock_holder(LOCK) == other:
                 self.pause_seconds = min(left + SHORTEST_SECONDS, self._pace.idle_seconds)
                 return False
             self._store.registry.unlock(LOCK, other)
-        return self._try_lock()
+        return self._try_lock(ACTIVE_SECONDS)
 
-    def _try_lock(self) -> bool:
-        seconds, asked = self._pace.lock_seconds, self._clock()
+    def _try_lock(self, sleep: float) -> bool:
+        """For longer than a sleep, and not much longer, for another host's sake."""
+        seconds, asked = max(LOCK_SECONDS, sleep + LOCK_SPARE_SECONDS), self._clock()
         self._lock_until = asked + seconds
         return self._store.registry.try_lock(LOCK, self._holder, seconds=seconds)
 
@@ -317,17 +330,18 @@ class Sweeper:
     # --- reclaims -----------------------------------------------------------------------------------
 
     def _reclaim_expired(self, healed: Healed, *, some: bool) -> None:
-        """A lease counts as over when it was seen expired for one renewal interval: after an outage of the
-        database, living workers get the time to renew."""
-        rows = self._store.moves.expired(limit=BATCH) if some else []
-        now, interval = self._clock(), self._settings.lease_seconds / 3
+        """A lease that is over counts if it was seen in its second half, and was not renewed for one renewal
+        interval since: after an outage of the database, living workers get the time to renew."""
+        lease = self._settings.lease_seconds
+        rows = self._store.moves.expired(limit=BATCH, within_seconds=lease / 2) if some else []
+        now, interval = self._clock(), lease / 3
         if now - self._last_look > max(interval, 2 * FULL_PASS_SECONDS):
-            self._expired_since = {}  # nobody looked, or the database hung: workers could not renew either
+            self._unrenewed_since = {}  # nobody looked, or the database hung: workers could not renew either
         self._last_look = now
-        seen = {(row.id, row.token): self._expired_since.get((row.id, row.token), now) for row in rows}
-        self._expired_since = seen
+        seen = {_lease(row): self._unrenewed_since.get(_lease(row), now) for row in rows}
+        self._unrenewed_since = seen
         for row in rows:
-            if now - seen[(row.id, row.token)] >= interval:
+            if row.is_over and now - seen[_lease(row)] >= interval:
                 healed.reclaimed += self._reclaims.reclaim(row, "the lease expired", only_expired=True)
 
     # --- tickets ------------------------------------------------------------------------------------
@@ -365,6 +379,11 @@ class Sweeper:
         healed.pushed += checked.pushed
         healed.confirmed += checked.confirmed
         healed.stale += checked.stale
+
+
+def _lease(row: AnyRow) -> _Lease:
+    """What a renewal changes."""
+    return row.id, row.token, row.lease_until
 
 
 def _is_over(seconds: float | None) -> bool:

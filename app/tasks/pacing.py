@@ -39,11 +39,6 @@ class Pace:
         idle = max(ACTIVE_SECONDS, min(LONGEST_SECONDS, *(limit * 2 / 3 for limit in limits)))
         return cls(idle, max(0.5, min(PULSE_SECONDS, patience / 6)))
 
-    @property
-    def lock_seconds(self) -> float:
-        """How long the sweeper's lock is held: over a sleep, and not much longer, for another host's sake."""
-        return max(LOCK_SECONDS, self.idle_seconds + LOCK_SPARE_SECONDS)
-
     def pause(self, glance: Glance, rules: Routing, now: datetime, *, live: bool) -> float:
         """How long to sleep after a step. `live`: something waits, runs or has just happened."""
         pause = ACTIVE_SECONDS if live else self.idle_seconds

@@ -11,7 +11,7 @@ import pytest
 from app.tasks.errors import DatabaseUnavailable
 from app.tasks.healing import FULL_PASS_SECONDS, LOCK, Healed, Sweeper
 from app.tasks.model import Priority
-from app.tasks.pacing import Pace
+from app.tasks.pacing import LOCK_SECONDS, LOCK_SPARE_SECONDS, Pace
 from app.tasks.queue import TaskQueue
 from app.tasks.routing import Intake
 from app.tasks.settings import CoreSettings
@@ -22,6 +22,7 @@ from app.tasks.store.registry import Registry
 from app.tasks.tickets import RQQueueManager
 from tests.contract.parts import HANDLERS, counted, request
 from tests.contract.rows import TOKEN, Rows
+from tests.waiting import wait_until
 
 LEASE = 30.0
 INTERVAL = LEASE / 3
@@ -132,6 +133,23 @@ def test_a_lease_that_is_renewed_at_the_last_moment_is_not_reclaimed(
     assert setting.rows.status(task_id) == "PROCESSING"
 
 
+def test_a_lease_that_was_seen_not_to_be_renewed_is_reclaimed_as_soon_as_it_is_over(setting: Setting) -> None:
+    """A dead worker of another host is waited for until its lease ends, and not for an interval more."""
+    setting.rows.put("PROCESSING", lease_until=setting.rows.at(1))
+    setting.sweep()
+    assert setting.sweep_for(INTERVAL + 1) == 0, "the lease is not over, by the database's clock"
+    wait_until(lambda: setting.sweep().reclaimed == 1, deadline_seconds=5, what="the end of the lease")
+
+
+def test_evidence_about_one_lease_is_none_about_the_next_of_the_same_claim(setting: Setting) -> None:
+    task_id = setting.rows.put("PROCESSING", lease_until=setting.rows.at(OVER))
+    setting.sweep()
+    setting.sweep_for(INTERVAL - 1)
+    setting.rows.change(task_id, lease_until=setting.rows.at(OVER + 1))  # renewed, and over again
+    assert setting.sweep_for(INTERVAL - 1) == 0
+    assert setting.sweep_for(FULL_PASS_SECONDS + 1) == 1
+
+
 def test_evidence_about_one_claim_is_none_about_the_next(setting: Setting) -> None:
     task_id = setting.rows.put("PROCESSING", lease_until=setting.rows.at(OVER))
     setting.sweep()
@@ -230,10 +248,33 @@ def test_a_silent_sweepers_lock_runs_out(setting: Setting) -> None:
     one, two = setting.another("one"), setting.another("two")
     one.step()
     until = setting.rows.scalar("SELECT until_at FROM locks")
-    assert 0 < setting.rows.seconds_from_now(until) <= Pace.of(setting.queue.settings).lock_seconds
+    idle = Pace.of(setting.queue.settings).idle_seconds
+    assert 0 < setting.rows.seconds_from_now(until) <= idle + LOCK_SPARE_SECONDS
     setting.rows.execute("UPDATE locks SET until_at = :at", at=setting.rows.at(-1))
     assert two.step() is not None
     assert one.step() is None
+
+
+def test_while_anything_runs_the_lock_is_a_short_one(setting: Setting) -> None:
+    """Another host's sweeper must have seen a lease for an interval by the time that it ends."""
+    setting.rows.put("PROCESSING", lease_until=setting.rows.at(LEASE))
+    for after in (0.0, LOCK_SECONDS):
+        setting.sweep(after=after)
+        until = setting.rows.scalar("SELECT until_at FROM locks")
+        assert 0 < setting.rows.seconds_from_now(until) <= LOCK_SECONDS < LEASE - INTERVAL
+        setting.rows.execute("UPDATE locks SET until_at = :at", at=setting.rows.at(1))
+
+
+def test_an_idle_sweeper_keeps_its_lock_over_its_sleep_by_one_statement_per_look(setting: Setting) -> None:
+    setting.sweep()
+    for _ in range(2):
+        setting.clock.now += setting.sweeper.pause_seconds
+        setting.rows.execute("UPDATE locks SET until_at = :at", at=setting.rows.at(LOCK_SPARE_SECONDS))
+        with counted(setting.store.database) as seen:
+            assert setting.sweeper.step() is not None
+        assert seen["statements"] <= 2
+        left = setting.rows.seconds_from_now(setting.rows.scalar("SELECT until_at FROM locks"))
+        assert left > setting.sweeper.pause_seconds
 
 
 def test_the_lock_of_a_sweeper_that_is_proven_dead_is_broken_at_once(setting: Setting) -> None:

@@ -113,6 +113,14 @@ def test_a_lease_is_expired_by_the_databases_clock(store: Store, rows: Rows) -> 
     assert (found.id, found.token, found.name, found.holder, found.failures, found.max_retries) == expected
 
 
+def test_leases_that_are_about_to_end_are_found_beside_those_that_are_over(store: Store, rows: Rows) -> None:
+    soon = rows.put("PROCESSING", lease_until=rows.at(10))
+    over = rows.put("PROCESSING", lease_until=rows.at(-2))
+    rows.put("PROCESSING", lease_until=rows.at(60))
+    found = store.moves.expired(limit=9, within_seconds=20)
+    assert [(row.id, bool(row.is_over)) for row in found] == [(over, True), (soon, False)]
+
+
 def test_a_renewed_lease_is_not_expired_any_more(store: Store, rows: Rows) -> None:
     rows.put("QUEUED")
     (claim,) = store.claims.queued(holder="w", limit=1, lease_seconds=30)

@@ -95,9 +95,10 @@ class Moves:
 
         return self._database.run(work)
 
-    def expired(self, *, limit: int) -> list[AnyRow]:
-        """PROCESSING rows whose lease is over: (id, token, name, holder, failures, max_retries)."""
-        return self._processing(tasks.c.lease_until < database_now(), limit)
+    def expired(self, *, limit: int, within_seconds: float = 0) -> list[AnyRow]:
+        """PROCESSING rows whose lease is over, or will be within so many seconds, the oldest lease first:
+        (id, token, name, holder, failures, max_retries, lease_until, is_over)."""
+        return self._processing(tasks.c.lease_until < database_now(within_seconds), limit)
 
     def held_by(self, holders: Sequence[str], *, limit: int) -> list[AnyRow]:
         """PROCESSING rows of these workers, as `expired` gives them."""
@@ -112,9 +113,11 @@ class Moves:
                 tasks.c.holder,
                 tasks.c.failures,
                 tasks.c.max_retries,
+                tasks.c.lease_until,
+                (tasks.c.lease_until < database_now()).label("is_over"),
             )
             .where(tasks.c.status == Status.PROCESSING, condition)
-            .order_by(tasks.c.id)
+            .order_by(tasks.c.lease_until, tasks.c.id)
             .limit(limit)
         )
         return self._database.read(lambda on: list[AnyRow](on.execute(query)))
