@@ -13,7 +13,7 @@ from pathlib import Path
 import structlog
 
 from app.system import System
-from app.tasks.errors import RedisUnavailable, StatementRefused
+from app.tasks.errors import RedisUnavailable
 from app.tasks.healing import LOCK
 from app.tasks.model import Cancelled, Claim, Outcome, Released
 from app.tasks.reclaims import Reclaims
@@ -90,7 +90,7 @@ class Burials:
         if held is not None:
             claims = self._system.store.claims.of_token(held.token, held.track)
             outcomes = self._outcomes(page, held, claims, cause)
-            for settled in self._settled(outcomes):
+            for settled in self._runner.settle_together(outcomes):
                 self._record(holder, outcomes, settled)
             log.warning(
                 "worker.buried", worker=holder, reason=reason, held=len(claims), settled=len(outcomes)
@@ -118,13 +118,6 @@ class Burials:
                 elif cause.blames_the_task:
                     outcomes.append(self._runner.lost(claim, cause.sentence()))
         return outcomes
-
-    def _settled(self, outcomes: Sequence[Outcome]) -> list[Settled]:
-        try:
-            return [self._system.store.settlements.settle(outcomes)]
-        except StatementRefused:
-            log.exception("burial.refused", outcomes=len(outcomes))
-            return self._runner.settle_all(outcomes)  # which of them it is ends as FAILED
 
     def _record(self, holder: str, outcomes: Sequence[Outcome], settled: Settled) -> None:
         system, redis = self._system, None

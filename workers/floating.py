@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from app.system import System
-from app.tasks.errors import StatementRefused
 from app.tasks.handlers import Handler, Isolation
 from app.tasks.model import Cancelled, Claim, OnLost, Outcome, Released
 from app.tasks.runner import LiveTask, Runner, boot_clock
@@ -210,11 +209,8 @@ class Float:
         if not ended:
             return
         outcomes = [outcome for _, outcome in ended]
-        try:
-            self._record(outcomes, self._system.store.settlements.settle(outcomes))
-        except StatementRefused:  # something here cannot be stored: find out which, one by one
-            for settled in self._runner.settle_all(outcomes):
-                self._record(outcomes, settled)
+        for settled in self._runner.settle_together(outcomes):
+            self._record(outcomes, settled)
         with self._lock:
             del self._ended[: len(ended)]
             for live, _ in ended:

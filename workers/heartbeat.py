@@ -13,7 +13,7 @@ import structlog
 from app.system import System
 from app.tasks.errors import TaskError
 from app.tasks.model import Outcome
-from app.tasks.runner import LiveTask, boot_clock
+from app.tasks.runner import LiveTask, Runner, boot_clock
 from app.tasks.store.settling import Settled
 from workers.batch import Batch
 from workers.causes import Cause, CauseOfDeath
@@ -39,6 +39,7 @@ class Heartbeat:
         self,
         system: System,
         worker_id: str,
+        runner: Runner,
         *,
         page: Page,
         record: Record,
@@ -48,6 +49,7 @@ class Heartbeat:
         """`record` is told what a cut settled; `floating` are the tasks beside the batches."""
         self._system = system
         self._worker_id = worker_id
+        self._runner = runner
         self._page = page
         self._record = record
         self._time_limit = time_limit
@@ -164,9 +166,10 @@ class Heartbeat:
         with self._settling:
             if not self._unsettled:
                 return
-            settled = self._system.store.settlements.settle(self._unsettled)
+            all_settled = self._runner.settle_together(self._unsettled)
             outcomes, self._unsettled = self._unsettled, []
-        self._record(outcomes, settled)
+        for settled in all_settled:
+            self._record(outcomes, settled)
 
     def _end_runaway(self, live: LiveTask, now: float) -> None:
         """Without a parent to kill it: a handler that swallowed its time limit takes the process with it."""

@@ -130,6 +130,7 @@ class Worker:
         self._heartbeat = Heartbeat(
             self._system,
             self.worker_id,
+            self._runner,
             page=self._page,
             record=self._record,
             time_limit=self._time_limit,

@@ -321,6 +321,15 @@ class Runner:
         and its outcome is the caller's to settle."""
         return self.settle(live, outcome) if live.has_connection else None
 
+    def settle_together(self, outcomes: Sequence[Outcome]) -> list[Settled]:
+        """Record outcomes in one transaction; if the database refuses something in it, one by one, so that
+        the culprit ends as FAILED and holds up no other. Raises `DatabaseUnavailable`."""
+        try:
+            return [self._store.settlements.settle(outcomes)]
+        except StatementRefused:
+            log.exception("settle.refused", outcomes=len(outcomes))
+            return self.settle_all(outcomes)
+
     def settle_all(self, outcomes: Sequence[Outcome]) -> list[Settled]:
         """Record outcomes one by one, each in a transaction of its own: one that the database refuses ends
         as FAILED and spoils no other."""

@@ -9,15 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
+import pytest
 from pydantic import TypeAdapter
 from sqlalchemy import event
 
 from app.tasks.database import Database
+from app.tasks.errors import StatementRefused
 from app.tasks.handlers import Handler, HandlerRegistry
-from app.tasks.model import OnLost
+from app.tasks.model import Completed, OnLost, Outcome
 from app.tasks.queue import TaskQueue
 from app.tasks.settings import CoreSettings
 from app.tasks.store import Store
+from app.tasks.store.settling import Settled, Settlements
 from app.tasks.submission import TaskRequest
 from app.tasks.tickets import RQQueueManager
 from tests.contract.rows import Rows
@@ -119,3 +122,15 @@ def counted(database: Database) -> Iterator[Counter[str]]:
         for engine in engines:
             event.remove(engine, "before_cursor_execute", statement)
             event.remove(engine, "commit", commit)
+
+
+def refuse_the_result(monkeypatch: pytest.MonkeyPatch, result: str) -> None:
+    """Have the database refuse every settle that would store this result."""
+    settle = Settlements.settle
+
+    def picky(self: Settlements, outcomes: Sequence[Outcome], connection: Any = None) -> Settled:
+        if any(isinstance(outcome, Completed) and outcome.result == result for outcome in outcomes):
+            raise StatementRefused("too long")
+        return settle(self, outcomes, connection)
+
+    monkeypatch.setattr(Settlements, "settle", picky)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 
 from app.system import System, build_system
-from app.tasks.errors import DatabaseUnavailable, StatementRefused
+from app.tasks.errors import DatabaseUnavailable
 from app.tasks.healing import LOCK
 from app.tasks.model import PRIORITIES, Cancelled, Claim, Completed, Outcome, RetryLater
 from app.tasks.queue import TaskQueue
 from app.tasks.runner import boot_clock
 from app.tasks.store.notices import Topic
-from app.tasks.store.settling import Settled, Settlements
+from app.tasks.store.settling import Settlements
 from app.tasks.tickets import RQQueueManager
 from config import Config
-from tests.contract.parts import HANDLERS, request
+from tests.contract.parts import HANDLERS, refuse_the_result, request
 from tests.contract.rows import Rows
 from workers.burials import UNKNOWN, Burials
 from workers.causes import Cause, CauseOfDeath
@@ -167,14 +167,7 @@ def test_a_result_that_the_database_refuses_holds_up_nobody_else(
     run(life, 0, Completed(claims[0], "1"))
     run(life, 1, Completed(claims[1], '"refused"'))
     yard.dies(life)
-    settle = Settlements.settle
-
-    def picky(self: Settlements, outcomes: Sequence[Outcome], connection: Any = None) -> Settled:
-        if any(isinstance(outcome, Completed) and outcome.result == '"refused"' for outcome in outcomes):
-            raise StatementRefused("too long")
-        return settle(self, outcomes, connection)
-
-    monkeypatch.setattr(Settlements, "settle", picky)
+    refuse_the_result(monkeypatch, '"refused"')
     assert yard.burials.bury_all() == 1
     assert [sqlite_rows.status(task_id) for task_id in ids] == ["COMPLETED", "FAILED", "QUEUED"]
 

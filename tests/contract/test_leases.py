@@ -16,8 +16,9 @@ import pytest
 
 from app.system import System, build_system
 from app.tasks.model import Claim, Completed, OnLost
-from app.tasks.runner import LiveTask, boot_clock
+from app.tasks.runner import LiveTask, Runner, boot_clock
 from config import Config
+from tests.contract.parts import refuse_the_result
 from tests.contract.rows import Rows
 from workers.batch import Batch
 from workers.heartbeat import Heartbeat
@@ -62,10 +63,15 @@ def batch_of(system: System, claims: list[Claim]) -> Batch:
     return batch
 
 
+def heartbeat_of(system: System, batch: Batch) -> Heartbeat:
+    runner = Runner(system.store, system.handlers, system.settings)
+    none = cast(Any, None)
+    page = batch.page
+    return Heartbeat(system, "host:1:a", runner, page=page, record=lambda *_: None, time_limit=none)
+
+
 def renew(system: System, batch: Batch) -> None:
-    nothing = cast(Any, None)
-    heartbeat = Heartbeat(system, "host:1:a", page=batch.page, record=nothing, time_limit=nothing)
-    heartbeat._renew(batch, boot_clock())
+    heartbeat_of(system, batch)._renew(batch, boot_clock())
 
 
 def test_a_worker_that_wakes_up_does_not_start_what_was_reclaimed(system: System, sqlite_rows: Rows) -> None:
@@ -88,6 +94,27 @@ def test_a_renewal_in_time_lets_the_rest_of_the_batch_start(system: System, sqli
     live = batch.start_next()
     assert live is not None
     assert live.claim == claims[1]
+
+
+def test_a_result_that_the_database_refuses_does_not_hold_up_what_was_cut_with_it(
+    system: System, sqlite_rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The heartbeat settles beside a long task: it cannot leave that to the end of the batch."""
+    claims = take(system, sqlite_rows, 4)
+    batch = batch_of(system, claims)
+    batch.lease_ends = boot_clock() + FAR
+    for claim, result in zip(claims, ("1", '"refused"'), strict=False):
+        batch.add(Completed(claim, result))
+        assert batch.start_next() is not None
+    refuse_the_result(monkeypatch, '"refused"')
+    heartbeat = heartbeat_of(system, batch)
+    with heartbeat.carrying(batch):
+        batch.began -= 1
+        heartbeat._tend(batch, boot_clock())
+    heartbeat._settle_cut()
+    assert heartbeat.hand_back() == []
+    statuses = [sqlite_rows.status(claim.task_id) for claim in claims]
+    assert statuses == ["COMPLETED", "FAILED", "PROCESSING", "QUEUED"]
 
 
 @pytest.fixture
