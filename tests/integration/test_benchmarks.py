@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import ours
+from app.tasks.submission import TaskRequest
+from benchmarks import ours, window
 from benchmarks.arena import Arena
+from benchmarks.peers import PAYLOAD
+from tests.servers import MariaDbServer, RedisServer
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +42,31 @@ def test_what_the_counting_asks_itself_does_not_count(arena: Arena, kind: str) -
 
 @pytest.mark.redis
 @pytest.mark.slow
-def test_latency_and_idle_cost_are_taken_of_pollers_beside_redis_too(arena: Arena) -> None:
+def test_latency_and_idle_cost_are_taken_of_pollers_beside_redis_too(
+    arena: Arena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ours, "IDLE_SETTLE_SECONDS", 0.5)
     with ours.installation(arena, "SQLite", track="beside") as on:
         assert ours.processes_of(on.system, 1) == 2
         latency = ours.latency(on, 3, workers=1)
         assert 0 < latency["p50"] <= latency["p99"]
         idle = ours.idle(on, 1.0, workers=1)
         assert set(idle) == {"idle_cpu", "idle_redis_commands"}  # nobody counts SQLite's statements
+
+
+@pytest.mark.slow
+def test_a_backlog_beyond_the_window_is_loaded_filled_in_and_drained_in_order(
+    mariadb_server: MariaDbServer, redis_server: RedisServer, redis_url: str, tmp_path: Path
+) -> None:
+    side = window._side("large", tmp_path, mariadb_server, redis_server, window=100)
+    try:
+        window._load(side.system, 600)
+        window._fill(side, 100)
+        assert 90 <= side.queue_length <= 100
+        newest = side.system.queue.submit(TaskRequest("test.noop", PAYLOAD)).task_id
+        window._drain(side, 300, 1)
+        assert side.rates[0] > 0
+        assert side.costs[0] > 0
+        assert window._overtaken(side.system, newest) == 0
+    finally:
+        side.system.close()
