@@ -32,7 +32,6 @@ LARGEST_BYTES = 400_000
 # name: width and height in CSS pixels, theme, pixels per CSS pixel
 SHOTS = {
     "page-wide": (1440, 1500, "light", 1),
-    "page-narrow": (390, 1900, "light", 1),
     "page-dark": (1440, 1500, "dark", 1),
 }
 
