@@ -125,7 +125,7 @@ def test_redis_workers_wake_for_rows_after_a_flip_and_for_tickets_after_the_next
         submit_and_await(stack, times=2)
 
 
-def test_a_file_beside_a_sqlite_database_is_the_bell_of_its_pollers(
+def test_a_pipe_beside_a_sqlite_database_is_the_bell_of_its_pollers(
     tmp_path: Path, make_stack: StackMaker
 ) -> None:
     stack = make_stack(f"sqlite:///{tmp_path / 'test.db'}", None, RQ_ENABLED=False)

@@ -1,8 +1,8 @@
 """Notices over the database: how a process that waits hears at once that there is something to do.
 
-PostgreSQL has NOTIFY and LISTEN. Beside a SQLite file lies one small file per topic, whose time is set.
-MariaDB and MySQL have nothing like it: there a poller asks now and then. A notice says "look", nothing more,
-and may be lost: whoever waits looks by itself, too, only seldom.
+PostgreSQL has NOTIFY and LISTEN. Beside a SQLite file lies one named pipe per topic. MariaDB and MySQL have
+nothing like it: there a poller asks now and then. A notice says "look", nothing more, and may be lost:
+whoever waits looks by itself, too, only seldom.
 
 NOTIFY takes a lock that all notifying transactions of a server share, until their commit. So it never rides
 in a transaction with a row, and a process sends at most one per `SPARING_SECONDS`. What it leaves out is not
@@ -11,12 +11,15 @@ lost: whoever heard the last one goes on looking for longer than that (`Listener
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
+from select import POLLIN, poll
 from typing import Protocol
 
 import structlog
@@ -28,7 +31,6 @@ from app.tasks.errors import TaskError
 SPARING_SECONDS = 0.01
 # What is due later needs no notice: a sweeper sleeps for less, even if its clock differs from ours.
 NEAR_SECONDS = 60.0
-FILE_LOOK_SECONDS = 0.01
 
 log = structlog.get_logger(__name__)
 
@@ -69,7 +71,7 @@ class Notices:
     @property
     def possible(self) -> bool:
         """False where the database has no way to wake anybody."""
-        return self._has_notify or self._bell_file(Topic.ROWS) is not None
+        return self._has_notify or self._pipe(Topic.ROWS) is not None
 
     @property
     def _has_notify(self) -> bool:
@@ -77,9 +79,9 @@ class Notices:
 
     def announce(self, topic: Topic) -> None:
         """Wake who listens, after the commit of what there is to see. Never raises."""
-        file = self._bell_file(topic)
-        if file is not None:
-            _ring(file)
+        pipe = self._pipe(topic)
+        if pipe is not None:
+            _ring(pipe)
         elif self._has_notify and self._is_worth_it(topic):
             try:
                 self._notify(topic, "")
@@ -88,9 +90,9 @@ class Notices:
 
     def listen(self, topic: Topic) -> Listener:
         """A listener of one's own. Raises `NotListening`."""
-        file = self._bell_file(topic)
-        if file is not None:
-            return FileListener(file)
+        pipe = self._pipe(topic)
+        if pipe is not None:
+            return PipeListener(pipe)
         if not self._has_notify:
             raise NotListening("this database sends no notices")
         from app.tasks.store.listening import PostgresListener  # its driver need not be here
@@ -115,55 +117,62 @@ class Notices:
         statement = select(func.pg_notify(_channel(topic), literal(word)))
         self._database.read(lambda on: on.execute(statement))  # may be repeated: a second one does no harm
 
-    def _bell_file(self, topic: Topic) -> Path | None:
+    def _pipe(self, topic: Topic) -> Path | None:
         file = self._database.url.database
         if self._database.kind != "sqlite" or not file or file == ":memory:" or file.startswith("file:"):
             return None
-        return Path(f"{file}-{topic}-bell")
+        return Path(f"{file}-{topic}-pipe")
 
 
-class FileListener:
-    """Watches the time of a file that announcers set."""
+class PipeListener:
+    """Waits at a named pipe into which nobody writes: to open and close it for writing wakes all who have it
+    open for reading, and the kernel forgets whoever dies."""
 
     settling_seconds = 0.0
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._seen = _time_of(file)
+    def __init__(self, pipe: Path) -> None:
+        self._pipe = pipe
+        try:
+            with suppress(FileExistsError):
+                os.mkfifo(pipe, 0o600)
+            self._file = self._open()
+        except OSError as error:
+            raise NotListening(f"no pipe for notices: {type(error).__name__}") from error
+        if self._is_rung(0):  # no pipe at all, or a kernel that says so of each new one
+            self.close()
+            raise NotListening("the pipe for notices is never silent")
 
     def wait(self, seconds: float) -> bool:
-        deadline = time.monotonic() + seconds
-        while (seen := _time_of(self._file)) == self._seen:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
-            time.sleep(min(FILE_LOOK_SECONDS, left))
-        self._seen = seen
+        if not self._is_rung(seconds):
+            return False
+        heard = self._file
+        try:
+            self._file = self._open()  # before anybody looks: what comes from now on is heard
+        except OSError as error:
+            raise NotListening("the pipe for notices is gone") from error
+        finally:
+            os.close(heard)
         return True
 
     def close(self) -> None:
-        """Nothing is held."""
+        os.close(self._file)
+
+    def _open(self) -> int:
+        return os.open(self._pipe, os.O_RDONLY | os.O_NONBLOCK)
+
+    def _is_rung(self, seconds: float) -> bool:
+        ear = poll()
+        ear.register(self._file, POLLIN)
+        return bool(ear.poll(seconds * 1000))
 
 
 def _channel(topic: Topic) -> str:
     return f"twintrack_{topic}"
 
 
-def _ring(file: Path) -> None:
-    """Set the file's time to one that it never had: the kernel's own clock for files is too coarse."""
-    moment = time.time_ns()
+def _ring(pipe: Path) -> None:
     try:
-        try:
-            os.utime(file, ns=(moment, moment))
-        except FileNotFoundError:
-            file.touch(mode=0o600)
-            os.utime(file, ns=(moment, moment))
+        os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
     except OSError as error:
-        log.info("notice.not_sent", topic=file.name, reason=str(error))
-
-
-def _time_of(file: Path) -> int:
-    try:
-        return os.stat(file).st_mtime_ns
-    except OSError:
-        return 0
+        if error.errno not in (errno.ENXIO, errno.ENOENT):  # nobody listens
+            log.info("notice.not_sent", topic=pipe.name, reason=str(error))
