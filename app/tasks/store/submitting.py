@@ -143,8 +143,8 @@ class Submissions:
 
     def at_least_waiting(self, limit: int) -> bool:
         """True if `limit` or more tasks wait. Reads at most `limit` index entries."""
-        some = select(tasks.c.id).where(tasks.c.status.in_(WAITING)).limit(limit)
-        return self._database.read(lambda on: len(on.execute(some).all())) >= limit
+        last = select(tasks.c.id).where(tasks.c.status.in_(WAITING)).limit(1).offset(limit - 1)
+        return self._database.read(lambda on: on.execute(last).first()) is not None
 
     def _values(self, new: NewTask, placement: Placement) -> dict[str, Any]:
         """As the driver takes them."""
