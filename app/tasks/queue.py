@@ -14,33 +14,30 @@ import structlog
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
+from app.tasks.admission import Admission, Decision
 from app.tasks.after_commit import after_commit
 from app.tasks.combining import Combiner
 from app.tasks.database import CommitUnknown
 from app.tasks.errors import (
     DatabaseUnavailable,
-    IdempotencyConflict,
-    IntakePaused,
     QueueFull,
     RedisUnavailable,
     TaskError,
-    UserLimitReached,
 )
 from app.tasks.handlers import HandlerRegistry
 from app.tasks.ids import IdSource
-from app.tasks.model import PRIORITIES, Moved, NewTask, Priority, Status, Submitted, Ticket
-from app.tasks.routing import Intake, Route, Routing
+from app.tasks.model import PRIORITIES, Moved, NewTask, Priority, Submitted, Ticket
+from app.tasks.routing import Intake, Routing
 from app.tasks.schedule_requests import ScheduleCheck
 from app.tasks.schedules import Schedules
 from app.tasks.settings import CoreSettings
 from app.tasks.store import Store
-from app.tasks.store.submitting import Placement, Present, Refusal
+from app.tasks.store.submitting import Placement, Refusal
 from app.tasks.submission import RequestCheck, TaskRequest
 from app.tasks.tickets import RQQueueManager
 from app.tasks.waking import Waking, first_moves
 
 TRIES = 20
-PAUSED_RETRY_SECONDS = 60
 
 log = structlog.get_logger(__name__)
 
@@ -68,14 +65,15 @@ class TaskQueue:
         self._now = now
         self._ids = IdSource()
         self._check = RequestCheck(handlers, self.settings, self._ids, now)
-        self._combined = Combiner(self._submit_checked, self._submit_together)
+        self._admission = Admission(self.settings, now)
+        self._combined = Combiner(self._submit_checked, self._insert_bulk)
         self.waking = Waking(store.notices, tickets)
         self.schedules = Schedules(
             store,
             ScheduleCheck(self._check),
             next_id=self._ids.next,
-            active_keys=self._slots,
-            push_moved=self.push_moved,
+            active_keys=self._admission.slots,
+            follow=self._follow,
             changed=self.waking.due,
         )
 
@@ -92,9 +90,7 @@ class TaskQueue:
         new = self._check(request)
         self._refuse_when_full()
         if connection is None:
-            # a task with a key or under a limit may be refused for its own reason: it goes alone
-            alone = new.idempotency_key is not None or self._limited(new)
-            answer = self._submit_checked(new) if alone else self._combined(new)
+            answer = self._combined(new)
             if isinstance(answer, TaskError):
                 raise answer
             return answer
@@ -108,22 +104,14 @@ class TaskQueue:
         """Store many tasks, a few statements per thousand. Each request has its own answer, in order:
         a `Submitted`, or the error that `submit` would raise for it. `DatabaseUnavailable` is raised."""
         self._refuse_when_full()
-        answers: list[Submitted | TaskError | None] = []
-        bulk: list[tuple[int, NewTask]] = []
-        for position, request in enumerate(requests):
+        checked: list[NewTask | TaskError] = []
+        for request in requests:
             try:
-                new = self._check(request)
+                checked.append(self._check(request))
             except TaskError as error:
-                answers.append(error)
-                continue
-            answers.append(None)
-            if new.idempotency_key is None and not self._limited(new):
-                bulk.append((position, new))
-            else:
-                answers[position] = self._submit_checked(new)
-        for position, answer in self._insert_bulk(bulk):
-            answers[position] = answer
-        return [answer for answer in answers if answer is not None]
+                checked.append(error)
+        stored = iter(self._insert_bulk([new for new in checked if isinstance(new, NewTask)]))
+        return [next(stored) if isinstance(one, NewTask) else one for one in checked]
 
     def _submit_checked(self, new: NewTask) -> Submitted | TaskError:
         try:
@@ -132,22 +120,22 @@ class TaskQueue:
             raise
         except TaskError as error:
             return error
-        if submitted.created:
-            self.push_moved(first_moves(new, submitted, self._now))
+        self._follow(new, submitted)
         return submitted
 
-    def _submit_together(self, news: Sequence[NewTask]) -> list[Submitted | TaskError]:
-        """What several threads submit at the same moment: one transaction, one push."""
-        return [answer for _, answer in self._insert_bulk(list(enumerate(news)))]
+    def _follow(self, new: NewTask, submitted: Submitted) -> None:
+        """What follows the commit of a birth: its ticket, or a word to who waits for rows."""
+        if submitted.created:
+            self.push_moved(first_moves(new, submitted, self._now))
 
     def _insert(self, new: NewTask, connection: Connection | None) -> Submitted:
         rules = self.store.routing.known()  # the insert is guarded by their version, however old they are
         if rules[new.priority].intake is not Intake.OPEN:
             rules = self.store.routing.current()  # a refusal is guarded by nothing
-        slots = self._slots(new)
+        slots = self._admission.slots(new)
         doubtful: set[int] = set()
         for _ in range(TRIES):
-            placement = self._placement(new, rules[new.priority], slots[0] if slots else None)
+            placement = self._admission.place(new, rules[new.priority], slots[0] if slots else None)
             refusal = self._insert_placed(new, placement, connection, doubtful)
             match refusal:
                 case None:
@@ -183,104 +171,69 @@ class TaskQueue:
                 return None
         raise DatabaseUnavailable("the database broke every connection before it answered")
 
-    def _insert_bulk(self, bulk: Sequence[tuple[int, NewTask]]) -> list[tuple[int, Submitted | TaskError]]:
-        if not bulk:
+    def _insert_bulk(self, news: Sequence[NewTask]) -> list[Submitted | TaskError]:
+        """Store many in one transaction with one push: each as if those before it were stored already."""
+        if not news:
             return []
+        for _ in range(2):  # who takes a key or a place at the same moment is seen by the second try
+            try:
+                decided = self._store_all(news)
+            except IntegrityError:
+                continue
+            return self._follow_all(news, decided)
+        # two processes drew one node and met in a millisecond: one by one finds out
+        return [self._submit_checked(new) for new in news]
 
-        placed: list[tuple[int, NewTask, Placement | IntakePaused]] = []
+    def _store_all(self, news: Sequence[NewTask]) -> list[Decision]:
+        """Decide and store. Raises `IntegrityError`, and nothing is stored."""
+        decided: list[Decision] = []
 
         def work(on: Connection) -> None:
-            rules, now = self.store.submissions.hold_routing(on, {new.priority for _, new in bulk})
-            placed[:] = [(at, new, self._try_placement(new, rules[new.priority])) for at, new in bulk]
-            good = [(new, where) for _, new, where in placed if isinstance(where, Placement)]
-            self.store.submissions.insert_many(good, on, now)
+            submissions = self.store.submissions
+            rules, now = submissions.hold_routing(on, {new.priority for new in news})
+            keys = {new.idempotency_key for new in news if new.idempotency_key is not None}
+            slots = {slot for new in news for slot in self._admission.slots(new)}
+            present, taken = submissions.with_keys(keys, on), submissions.active_of(slots, on)
+            decided[:] = self._admission.decide_all(news, rules, present, taken)
+            placed = [(new, at) for new, at in zip(news, decided, strict=True) if isinstance(at, Placement)]
+            submissions.insert_many(placed, on, now)
 
         try:
             self.store.database.run(work)
         except CommitUnknown:
-            wanted = [new.task_id for _, new, where in placed if isinstance(where, Placement)]
+            pairs = zip(news, decided, strict=False)  # nothing is decided if not even the work was done
+            wanted = [new.task_id for new, decision in pairs if isinstance(decision, Placement)]
             if not self.store.submissions.stored(wanted[:1]):  # one transaction: one row tells of all
                 raise
-        except IntegrityError:  # two processes drew one node and met in a millisecond: one by one finds out
-            return [(at, self._submit_checked(new)) for at, new in bulk]
-        answers: list[tuple[int, Submitted | TaskError]] = []
-        moves = []
-        for at, new, where in placed:
-            if isinstance(where, IntakePaused):
-                answers.append((at, where))
-                continue
-            submitted = Submitted(new.task_id, where.status, new.priority)
-            answers.append((at, submitted))
-            moves += first_moves(new, submitted, self._now)
+        return decided
+
+    def _follow_all(
+        self, news: Sequence[NewTask], decided: Sequence[Decision]
+    ) -> list[Submitted | TaskError]:
+        answers: list[Submitted | TaskError] = []
+        moves: list[Moved] = []
+        for new, decision in zip(news, decided, strict=True):
+            if isinstance(decision, Placement):
+                decision = Submitted(new.task_id, decision.status, new.priority)
+                moves += first_moves(new, decision, self._now)
+            answers.append(decision)
         self.push_moved(moves)
         return answers
-
-    def _placement(self, new: NewTask, route: Route, slot: str | None) -> Placement:
-        """Where the rules put the task. Raises `IntakePaused`."""
-        intake = route.intake
-        if intake is not Intake.OPEN:
-            intake = route.intake_at(self._now())
-        if intake is Intake.REFUSE:
-            raise self._paused(route)
-        if new.run_at is not None or intake is Intake.HOLD:
-            held = intake is Intake.HOLD
-            return Placement(Status.SCHEDULED, route.version, held=held, active_key=slot)
-        status = route.waiting_status(new.task_id, new.name)
-        return Placement(status, route.version, active_key=slot)
-
-    def _try_placement(self, new: NewTask, route: Route) -> Placement | IntakePaused:
-        try:
-            return self._placement(new, route, None)
-        except IntakePaused as paused:
-            return paused
-
-    def _paused(self, route: Route) -> IntakePaused:
-        until = route.intake_until
-        seconds = PAUSED_RETRY_SECONDS if until is None else (until - self._now()).total_seconds()
-        return IntakePaused(
-            reason=route.intake_reason or "no reason given",
-            until=until,
-            retry_after_seconds=max(1, round(seconds)),
-        )
 
     def _present(self, new: NewTask, connection: Connection | None) -> Submitted | None:
         assert new.idempotency_key is not None
         found = self.store.submissions.with_keys([new.idempotency_key], connection)
-        present: Present | None = found.get(new.idempotency_key)
-        if present is None:
-            return None
-        if (present.name, present.payload, present.user_id) != (new.name, new.payload, new.user_id):
-            raise IdempotencyConflict(key=new.idempotency_key, task_id=present.task_id)
-        return Submitted(present.task_id, present.status, present.priority, created=False)
+        present = found.get(new.idempotency_key)
+        return None if present is None else self._admission.answer_of(new, present)
+
+    def _free_slots(self, new: NewTask, connection: Connection | None) -> list[str]:
+        taken = self.store.submissions.active_of(self._admission.slots(new), connection)
+        return self._admission.free_slots(new, taken)
 
     def _refuse_when_full(self) -> None:
         limit = self.settings.queue_size_limit
         if limit and self.store.submissions.at_least_waiting(limit):
             raise QueueFull(limit=limit)
-
-    # --- the limit of active tasks per user ---------------------------------------------------------
-
-    def _limited(self, new: NewTask) -> bool:
-        return bool(self.settings.active_tasks_per_user) and new.user_id is not None
-
-    def _slots(self, new: NewTask) -> list[str]:
-        """The active keys that this task may take: the unique key lets one task have each."""
-        if not self._limited(new):
-            return []
-        return [f"{new.user_id}#{number}" for number in range(1, self.settings.active_tasks_per_user + 1)]
-
-    def _free_slots(self, new: NewTask, connection: Connection | None) -> list[str]:
-        slots = self._slots(new)
-        taken = self.store.submissions.active_of(slots, connection)
-        free = [slot for slot in slots if slot not in taken]
-        if not free:
-            assert new.user_id is not None
-            raise UserLimitReached(
-                user_id=new.user_id,
-                limit=len(slots),
-                active_task_id=min(taken.values(), default=None),
-            )
-        return free
 
     # --- verbs on one task ------------------------------------------------------------------------
 
@@ -298,7 +251,7 @@ class TaskQueue:
         """
         task = self.store.queries.task(task_id)
         new = NewTask(task_id, task.name, "", task.priority, user_id=task.user_id)
-        slots = self._slots(new)
+        slots = self._admission.slots(new)
         for _ in range(TRIES):
             try:
                 moved = self.store.moves.retry(task_id, active_key=slots[0] if slots else None)

@@ -17,16 +17,13 @@ import structlog
 
 from app.tasks.errors import ScheduleNotFound, ScheduleRefused, TaskError
 from app.tasks.model import (
-    Moved,
     NewTask,
     Origin,
     Overlap,
     PlannedRun,
     Schedule,
     ScheduleState,
-    Status,
     Submitted,
-    Ticket,
 )
 from app.tasks.recurrence import Recurrence
 from app.tasks.schedule_requests import ScheduleCheck, ScheduleRequest, columns_of
@@ -50,15 +47,15 @@ class Schedules:
         *,
         next_id: Callable[[], int],
         active_keys: Callable[[NewTask], list[str]],
-        push_moved: Callable[[list[Moved]], None],
+        follow: Callable[[NewTask, Submitted], None],
         changed: Callable[[], None],
     ) -> None:
-        """`push_moved` follows what was fired; `changed` is told that a next time may be another."""
+        """`follow` is told of each task that was fired; `changed`, that a next time may be another."""
         self._store = store
         self.check = check
         self._next_id = next_id
         self._active_keys = active_keys
-        self._push_moved = push_moved
+        self._follow = follow
         self._changed = changed
 
     @property
@@ -229,7 +226,8 @@ class Schedules:
             keys = self._active_keys(new)
             fired = self._rows.fire(seen, new, next_run_at=next_run_at, active_keys=keys, may_skip=may_skip)
             if fired is not CLASHED:
-                self._follow(new, fired)
+                if fired is not None and fired.submitted is not None:
+                    self._follow(new, fired.submitted)
                 return fired
         raise TaskError("the run met other changes again and again; nothing was stored")
 
@@ -244,15 +242,6 @@ class Schedules:
             max_retries=seen.max_retries,
             timeout_seconds=seen.timeout_seconds,
         )
-
-    def _follow(self, new: NewTask, fired: Fired | None) -> None:
-        submitted = fired.submitted if fired else None
-        if submitted is None or not submitted.created:
-            return
-        ticket = None
-        if submitted.status is Status.DISPATCHED:
-            ticket = Ticket(new.task_id, 1, new.priority, new.name, new.timeout_seconds)
-        self._push_moved([Moved(new.task_id, submitted.status, ticket, new.priority)])
 
     def _tell(self, schedule: Schedule, fired: Fired) -> None:
         if fired.submitted is None:

@@ -23,7 +23,15 @@ from app.tasks.routing import Intake
 from app.tasks.store import Store
 from app.tasks.submission import TaskRequest
 from app.tasks.tickets import RQQueueManager
-from tests.contract.parts import InBackground, MakeQueue, request
+from tests.contract.parts import (
+    InBackground,
+    MakeQueue,
+    MakeStore,
+    at_once,
+    counted,
+    make_queue_over,
+    request,
+)
 from tests.contract.rows import Rows
 
 
@@ -53,6 +61,68 @@ def test_each_request_has_its_own_answer_in_its_own_place(rows: Rows, make_queue
     assert sorted(rows.all()) == sorted(answer.task_id for answer in made)
     assert len(made) == 4
     assert rows.row(made[-1].task_id)["priority"] == 3
+
+
+def test_many_with_keys_and_under_a_limit_cost_no_more_statements_than_few(
+    rows: Rows, make_queue: MakeQueue
+) -> None:
+    queue = make_queue(active_tasks_per_user=2)
+    seen = []
+    for count in (4, 60):
+        wishes = [request(idempotency_key=f"{count} {n}", user_id=f"{count} {n // 3}") for n in range(count)]
+        with counted(rows.database) as counts:
+            answers = queue.submit_many(wishes)
+        refused = [n for n, answer in enumerate(answers) if isinstance(answer, UserLimitReached)]
+        assert refused == list(range(2, count, 3))
+        assert [answer.created for answer in answers if isinstance(answer, Submitted)] == [True] * (
+            count - len(refused)
+        )
+        seen.append((counts["statements"], counts["commits"]))
+    assert seen[0] == seen[1]
+    assert seen[0][1] == 1
+
+
+def test_a_bulk_that_is_sent_again_is_answered_from_its_rows(rows: Rows, make_queue: MakeQueue) -> None:
+    queue = make_queue()
+    wishes = [request(idempotency_key=f"k{n}", payload=n) for n in range(6000)]
+    first = queue.submit_many(wishes)
+    again = queue.submit_many(wishes)
+    assert ids_of(again) == ids_of(first)
+    assert not any(answer.created for answer in again if isinstance(answer, Submitted))
+    assert rows.count() == 6000
+
+
+def test_a_place_that_a_refused_wish_did_not_take_is_the_next_ones(rows: Rows, make_queue: MakeQueue) -> None:
+    queue = make_queue(active_tasks_per_user=1)
+    other = queue.submit(request(idempotency_key="k", payload=1)).task_id
+    wishes = [
+        request(user_id="ann", idempotency_key="k"),
+        request(user_id="ann"),
+        request(user_id="ann"),
+        request(user_id="bob"),
+    ]
+    conflict, stored, refused, bobs = queue.submit_many(wishes)
+    assert isinstance(conflict, IdempotencyConflict)
+    assert conflict.task_id == other
+    assert isinstance(refused, UserLimitReached)
+    assert ids_of([stored, bobs]) == sorted(set(rows.all()) - {other})
+    assert refused.active_task_id == ids_of([stored])[0]
+    assert rows.row(ids_of([stored])[0])["active_key"] == "ann#1"
+
+
+def test_of_racing_bulks_with_the_same_keys_each_wish_is_stored_once(
+    rows: Rows, make_store: MakeStore
+) -> None:
+    queues = [make_queue_over(make_store(rows))(active_tasks_per_user=5) for _ in range(4)]
+    wishes = [request(idempotency_key=f"k{n}", payload=n, user_id=f"u{n % 9}") for n in range(40)]
+    orders = [wishes, wishes[::-1], wishes, wishes[::-1]]
+    answers = at_once(
+        [lambda q=q, w=w: q.submit_many(w) for q, w in zip(queues, orders, strict=True)]  # type: ignore[misc]
+    )
+    assert all(isinstance(answer, list) for answer in answers), answers
+    everyone = [ids_of(answer) for answer in answers if isinstance(answer, list)]
+    assert everyone[0] == everyone[2] == everyone[1][::-1] == everyone[3][::-1]
+    assert sorted(everyone[0]) == sorted(rows.all())
 
 
 def test_an_empty_call_has_an_empty_answer(make_queue: MakeQueue) -> None:

@@ -290,6 +290,34 @@ def test_submissions_of_many_threads_are_each_stored_once_with_their_own_answer(
     assert sorted(queued) == sorted(f"t{answer.task_id}-e1" for _, answer in answers)
 
 
+def test_many_threads_with_keys_and_under_a_limit_get_each_what_they_would_get_alone(
+    rows: Rows, make_queue: MakeQueue
+) -> None:
+    queue = make_queue(active_tasks_per_user=3)
+
+    def submit(number: int) -> list[Submitted | UserLimitReached]:
+        answers: list[Submitted | UserLimitReached] = []
+        for turn in range(8):
+            answers.append(queue.submit(request(idempotency_key=f"k{turn}", payload=turn)))
+            try:
+                answers.append(queue.submit(request(user_id=f"u{turn % 2}")))
+            except UserLimitReached as error:
+                answers.append(error)
+        return answers
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = [answer for each in pool.map(submit, range(16)) for answer in each]
+
+    stored = [answer.task_id for answer in answers if isinstance(answer, Submitted) and answer.created]
+    assert sorted(stored) == sorted(rows.all())
+    by_key = {row["idempotency_key"]: task_id for task_id, row in rows.all().items()}
+    assert set(by_key) == {None, *(f"k{turn}" for turn in range(8))}
+    assert len(stored) == 8 + 2 * 3
+    refused = [answer for answer in answers if isinstance(answer, UserLimitReached)]
+    assert len(refused) == 16 * 8 - 2 * 3
+    assert {answer.active_task_id for answer in refused} <= set(stored)
+
+
 def test_a_pause_of_intake_refuses_every_one_of_many_threads(
     store: Store, rows: Rows, make_queue: MakeQueue
 ) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import bindparam, case, insert, literal_column, select
+from sqlalchemy import Column, Select, bindparam, case, insert, literal_column, select
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from sqlalchemy.engine import Connection
@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 
 from app.tasks.database import Database
 from app.tasks.model import WAITING, NewTask, Priority, Status
-from app.tasks.schema import database_now, routing, tasks
+from app.tasks.schema import AnyRow, database_now, routing, tasks
 from app.tasks.store.bulk_insert import BulkInsert, NewRow
 from app.tasks.store.driver_sql import DriverSql
 from app.tasks.store.routing import hold_routing
@@ -25,6 +25,9 @@ _GIVEN = (
     *("id", "name", "status", "priority", "payload", "user_id", "active_key"),
     *("idempotency_key", "max_retries", "timeout_seconds", "run_at", "held"),
 )
+
+
+KEYS_AT_A_TIME = 5000  # every database takes more parameters than that
 
 
 class Refusal(Enum):
@@ -111,35 +114,30 @@ class Submissions:
 
     def with_keys(self, keys: Iterable[str], connection: Connection | None = None) -> dict[str, Present]:
         """The rows that hold these idempotency keys."""
-        query = select(
-            tasks.c.idempotency_key,
-            tasks.c.id,
-            tasks.c.name,
-            tasks.c.payload,
-            tasks.c.user_id,
-            tasks.c.status,
-            tasks.c.priority,
-        ).where(tasks.c.idempotency_key.in_(list(keys)))
-
-        def work(on: Connection) -> dict[str, Present]:
-            return {row[0]: Present(*row[1:]) for row in on.execute(query)}
-
-        if connection is None:
-            return self._database.read(work)
-        query = query.with_for_update(read=True)  # sees past the snapshot of a REPEATABLE READ transaction
-        return work(connection)
+        present = ("id", "name", "payload", "user_id", "status", "priority")
+        query = select(tasks.c.idempotency_key, *(tasks.c[name] for name in present))
+        rows = self._where_in(query, tasks.c.idempotency_key, keys, connection)
+        return {row[0]: Present(*row[1:]) for row in rows}
 
     def active_of(self, keys: Iterable[str], connection: Connection | None = None) -> dict[str, int]:
         """Which of these active keys are taken, and by which task."""
-        query = select(tasks.c.active_key, tasks.c.id).where(tasks.c.active_key.in_(list(keys)))
+        query = select(tasks.c.active_key, tasks.c.id)
+        return {row.active_key: row.id for row in self._where_in(query, tasks.c.active_key, keys, connection)}
 
-        def work(on: Connection) -> dict[str, int]:
-            return {row.active_key: row.id for row in on.execute(query)}
-
-        if connection is None:
-            return self._database.read(work)
-        query = query.with_for_update(read=True)
-        return work(connection)
+    def _where_in(
+        self, query: Select[Any], column: Column[Any], keys: Iterable[str], connection: Connection | None
+    ) -> list[AnyRow]:
+        """The rows of all keys, some thousands at a time; on a connection, past the snapshot of a REPEATABLE
+        READ transaction."""
+        wanted = sorted(keys)
+        rows: list[AnyRow] = []
+        for at in range(0, len(wanted), KEYS_AT_A_TIME):
+            part = query.where(column.in_(wanted[at : at + KEYS_AT_A_TIME]))
+            if connection is None:
+                rows += self._database.read(lambda on, part=part: on.execute(part).all())  # type: ignore[misc]
+            else:
+                rows += connection.execute(part.with_for_update(read=True)).all()
+        return rows
 
     def at_least_waiting(self, limit: int) -> bool:
         """True if `limit` or more tasks wait. Reads at most `limit` index entries."""
