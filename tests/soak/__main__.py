@@ -61,10 +61,11 @@ def main(
     progress = Progress(minutes=minutes)
     chapters: list[Chapter] = []
     said = {"seed": seed, "databases": ", ".join(databases)}
-    figures = report.as_json(chapters, options=said, seconds=0)
+    commit = report.commit()
+    figures = report.as_json(chapters, of_commit=commit, options=said, seconds=0)
     for name in only:
         chapters.append(CHAPTERS[name](options, progress))
-        figures = report.as_json(chapters, options=said, seconds=progress.seconds)
+        figures = report.as_json(chapters, of_commit=commit, options=said, seconds=progress.seconds)
         report.write(figures, json_path)  # a crash of ours must not cost what was found before
     if docs:
         report.publish([figures])

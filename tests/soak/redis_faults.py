@@ -18,6 +18,7 @@ FALLBACK_SECONDS = 4.0
 FREEZE_SECONDS = 17.0
 AWAY_SECONDS = 2.0
 LOAD_SECONDS = 0.7
+PACE_SECONDS = 0.1
 DEADLINE_SECONDS = 90.0
 FROZEN = f"SIGSTOP for {FREEZE_SECONDS:g} s"
 NAMES = (
@@ -55,17 +56,18 @@ class RedisFaults:
         self._load(LOAD_SECONDS)
         self._faults[name]()
         repaired_at, before = boot_clock(), list(self._tasks)
+        tally.count(hits=bool(place.oracle.open_tasks(before)))
         self._load(LOAD_SECONDS)
         left = place.wait_until_ended(before, deadline_seconds=DEADLINE_SECONDS)
         tally.took("healed", [boot_clock() - repaired_at])
         left += place.wait_until_ended(self._tasks, deadline_seconds=DEADLINE_SECONDS)
         tally.took("all ended", [boot_clock() - repaired_at])
-        tally.count(hits=1, late=len(left))
+        tally.count(late=len(left))
         verdict = place.judge(self._tasks)
         tally.judge(verdict, tasks=len(self._tasks))
         self._chapter.blame(f"{place.oracle.kind}, {name}", verdict)
         # the next fault is to find Redis in use again
-        if not happens(self._back_on_redis, deadline_seconds=DEADLINE_SECONDS, poll_seconds=0.1):
+        if not happens(self._back_on_redis, deadline_seconds=DEADLINE_SECONDS):
             self._chapter.problems.append(f"{place.oracle.kind}, {name}: no return to Redis")
         tally.took("back on Redis", [boot_clock() - repaired_at])
 
@@ -115,15 +117,17 @@ class RedisFaults:
     # --- load -------------------------------------------------------------------------------------------
 
     def _load(self, seconds: float) -> None:
-        """Submit small batches for so long."""
-        end = boot_clock() + seconds
+        """Submit a small batch every `PACE_SECONDS`, for so long."""
+        end, due = boot_clock() + seconds, 0.0
 
-        def submit() -> bool:
-            if boot_clock() < end:
+        def over() -> bool:
+            nonlocal due
+            if due <= boot_clock() < end:
                 self._tasks += self._place.submit(self._place.requests(self._dice, count=4))
+                due = boot_clock() + PACE_SECONDS
             return boot_clock() >= end
 
-        happens(submit, deadline_seconds=seconds + DEADLINE_SECONDS, poll_seconds=0.1)
+        happens(over, deadline_seconds=seconds + DEADLINE_SECONDS)
 
     def _back_on_redis(self) -> bool:
         routing = self._place.oracle.select("SELECT fallback FROM routing")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,13 +18,23 @@ from tests.soak.results import Chapter
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "soak.md"
 FIGURES = ROOT / "docs" / "soak.json"
-COLUMNS = ("rounds", "hits", "tasks", "lost", "doubled", "wrong", "late")
+JUDGED = ("lost", "doubled", "wrong", "late")
+COLUMNS = ("rounds", "hits", "tasks", *JUDGED)
 
 
-def as_json(chapters: Sequence[Chapter], *, options: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+def commit() -> str:
+    """The commit that is checked out, with "-dirty" if files differ from it. Ask before a run, not after."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def as_json(
+    chapters: Sequence[Chapter], *, of_commit: str, options: Mapping[str, Any], seconds: float
+) -> dict[str, Any]:
     """Everything that a run found. `ok` is false if any promise was broken."""
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": of_commit,
         "machine": f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
         "options": dict(options) | {"load average": round(os.getloadavg()[2], 1)},
         "seconds": round(seconds),
@@ -34,9 +45,9 @@ def as_json(chapters: Sequence[Chapter], *, options: Mapping[str, Any], seconds:
 
 def joined(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Runs of different chapters as one, each chapter with the run that it comes from."""
-    of_run = ("at", "machine", "options", "seconds")
+    of_run = ("at", "commit", "machine", "options", "seconds")
     chapters = [
-        dict(chapter) | {"run": chapter.get("run") or {name: run[name] for name in of_run}}
+        dict(chapter) | {"run": chapter.get("run") or {name: run[name] for name in of_run if name in run}}
         for run in runs
         for chapter in run["chapters"]
     ]
@@ -51,17 +62,34 @@ def page(figures: Mapping[str, Any]) -> str:
 def _page_lines(figures: Mapping[str, Any]) -> Iterator[str]:
     yield from _INTRODUCTION.strip().splitlines()
     yield from ("", "## Figures", "")
-    yield "Every promise was kept." if figures["ok"] else "**Promises were broken: see below.**"
+    yield verdict(figures)
+    if any("commit" not in chapter["run"] for chapter in figures["chapters"]):
+        yield from ("", *_WITHOUT_COMMIT.strip().splitlines())
     for chapter in figures["chapters"]:
         yield from ("", f"### {chapter['title'][0].upper()}{chapter['title'][1:]}", "")
         run = chapter["run"]
         options = ", ".join(f"{name} {value}" for name, value in run["options"].items())
-        yield f"{run['at']}, {run['machine']}; {options}."
+        yield f"{run['at']}, {_measured(run)}, {run['machine']}; {options}."
         yield ""
         yield from _table(chapter)
         if chapter["problems"]:
             yield ""
             yield from (f"- {sentence}" for sentence in chapter["problems"])
+
+
+def verdict(figures: Mapping[str, Any]) -> str:
+    """What was judged, and how it came out, in a sentence."""
+    lines = [line for chapter in figures["chapters"] for line in chapter["lines"] if line["ours"]]
+    tasks, rounds = (sum(line[column] for line in lines) for column in ("tasks", "rounds"))
+    found = ", ".join(f"{sum(line[column] for line in lines)} {column}" for column in JUDGED)
+    judged = f"Of {tasks:,} tasks in {rounds:,} rounds: {found}."
+    if not figures["ok"] or any(line[column] for line in lines for column in JUDGED):
+        return f"**Promises were broken, see below.** {judged}"
+    return f"{judged} That was judged; how long it took is shown, and was not."
+
+
+def _measured(run: Mapping[str, Any]) -> str:
+    return f"commit {run['commit']}" if "commit" in run else "commit not recorded"
 
 
 def _table(chapter: Mapping[str, Any]) -> Iterator[str]:
@@ -100,7 +128,7 @@ def print_report(figures: Mapping[str, Any]) -> None:
             print(f"{line['name'][:33]:<34}{cells}")
         for sentence in (*chapter["problems"], *chapter["notes"]):
             print(f"  ! {sentence}", file=sys.stderr)
-    print(f"\n{'Every promise was kept.' if figures['ok'] else 'PROMISES WERE BROKEN.'}")
+    print(f"\nCommit {figures['commit']}. {verdict(figures)}")
 
 
 def publish(runs: Sequence[Mapping[str, Any]]) -> None:
@@ -131,17 +159,25 @@ The judge shares no table with the product. Handlers append their starts and end
 accepted is noted by the submitter; a trigger writes down each recorded end. *Lost* is an accepted task
 that did not end, *doubled* one whose end was recorded twice, whose attempt started twice, which started
 again without a recorded retry or reclaim, or whose effect was committed twice; *wrong* one that ended
-otherwise than its handler says; *late* one that had not ended after a minute. *Hits* counts the rounds
-in which a process died at the step: a step that is never hit fails the run. `tests/soak/test_oracle.py`
-shows the judge each kind of broken promise.
+otherwise than its handler says; *late* one that had not ended by the round's deadline: a minute, 90 s for
+Redis, 120 s for a tree or a host. *Hits* counts the rounds in which what was meant to happen happened: a
+process died at the step (a step that is never hit fails the run), tasks ran when a tree was killed, or
+were still open when Redis's fault was over, a woken worker's result was refused, a hostile handler started
+and failed once. `tests/soak/test_oracle.py` shows the judge each kind of broken promise.
 
 Times are from the kill (for a whole tree on this host: from the restart) to the next start of what the
-dead one had popped, claimed or started, waiting behind other tasks included, or until all had ended.
+dead one had popped, claimed or started, waiting behind other tasks included, or until all had ended. The
+default lease is 30 s; another host's must have been seen expired for a third of it before its tasks start.
 For the stock worker, *lost* is a job that has not ended and is in no queue and no registry, *late* one
 that a registry still shows as running.
 
 A process that is frozen in the middle of a transaction on SQLite holds the one write lock there is: until
 it wakes, nobody can record anything. The frozen workers here are frozen between two transactions.
+"""
+
+_WITHOUT_COMMIT = """
+Where the commit was not recorded, the figures cannot be held to any state of the code, and a fault of Redis
+counted as a hit without a look.
 """
 
 
