@@ -7,10 +7,13 @@ import random
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tests.servers import RedisServer
 from tests.soak import deaths, hostile, kills, redis_faults, stock
+from tests.soak.installation import Installation
 from tests.soak.lanes import DATABASES, Lane, run_in_lanes
 from tests.soak.points import NAMES, Scope
 from tests.soak.progress import Progress
@@ -75,52 +78,46 @@ def _hit_the_rest(
                 killing.run(point, Scope.PROCESS, deepest=1)
 
 
-def run_tree(options: Options, progress: Progress) -> Chapter:
-    """The whole worker tree at once, default settings."""
-    title = "kill -9 of the whole worker tree amid 24 tasks of 2 s, default settings, started again at once"
-    chapter = Chapter("tree", title)
+def _once_per_lane(
+    chapter: Chapter,
+    act: Callable[[Installation, Chapter], None],
+    options: Options,
+    progress: Progress,
+    **settings: Any,
+) -> Chapter:
+    """A chapter of one act on an installation of each database."""
     progress.begin(chapter, len(options.databases))
 
     def work(lane: Lane) -> None:
-        with lane.installation(**deaths.DEFAULTS) as place:
-            deaths.kill_the_tree(place, chapter)
+        with lane.installation(**settings) as place:
+            act(place, chapter)
         progress.step()
 
     run_in_lanes(options.databases, work, progress.stop)
     progress.end()
     return chapter
+
+
+def run_tree(options: Options, progress: Progress) -> Chapter:
+    """The whole worker tree at once, default settings."""
+    title = "kill -9 of the whole worker tree amid 24 tasks of 2 s, default settings, started again at once"
+    return _once_per_lane(Chapter("tree", title), deaths.kill_the_tree, options, progress, **deaths.DEFAULTS)
 
 
 def run_host(options: Options, progress: Progress) -> Chapter:
     """A host whose life files nobody sees."""
-    chapter = Chapter(
-        "host", "death of another host's workers, default settings: their leases must end first"
+    title = "death of another host's workers, default settings: their leases must end first"
+    return _once_per_lane(
+        Chapter("host", title), deaths.kill_another_host, options, progress, **deaths.DEFAULTS
     )
-    progress.begin(chapter, len(options.databases))
-
-    def work(lane: Lane) -> None:
-        with lane.installation(**deaths.DEFAULTS) as place:
-            deaths.kill_another_host(place, chapter)
-        progress.step()
-
-    run_in_lanes(options.databases, work, progress.stop)
-    progress.end()
-    return chapter
 
 
 def run_frozen(options: Options, progress: Progress) -> Chapter:
     """Workers that come back from the frozen."""
-    chapter = Chapter("frozen", f"SIGSTOP past a lease of {deaths.FROZEN_LEASE_SECONDS:g} s, then SIGCONT")
-    progress.begin(chapter, len(options.databases))
-
-    def work(lane: Lane) -> None:
-        with lane.installation(RQ_LEASE_SECONDS=deaths.FROZEN_LEASE_SECONDS) as place:
-            deaths.freeze(place, chapter, rounds=options.faults)
-        progress.step()
-
-    run_in_lanes(options.databases, work, progress.stop)
-    progress.end()
-    return chapter
+    lease = deaths.FROZEN_LEASE_SECONDS
+    chapter = Chapter("frozen", f"SIGSTOP past a lease of {lease:g} s, then SIGCONT")
+    freeze = partial(deaths.freeze, rounds=options.faults)
+    return _once_per_lane(chapter, freeze, options, progress, RQ_LEASE_SECONDS=lease)
 
 
 def run_redis(options: Options, progress: Progress) -> Chapter:

@@ -1,7 +1,4 @@
-"""The soak's tasks: each writes its starts and ends into a ledger that no table of ours can contradict.
-
-A line of the ledger: `S` or `E`, task id, attempt, process id, time on the boot clock.
-"""
+"""The soak's tasks: each writes its starts and ends into a ledger that no table of ours can contradict."""
 
 from __future__ import annotations
 
@@ -15,11 +12,13 @@ from pydantic import BaseModel, Field
 from sqlalchemy import text
 
 from app.tasks.handlers import TaskContext, task
-from app.tasks.runner import boot_clock
-from tests.soak.points import ENVIRONMENT, passing
+from tests.soak import ledger
+from tests.soak.points import passing
 
 
 class Load(BaseModel):
+    """How long the task takes."""
+
     seconds: float = Field(default=0.0, ge=0, le=60)
 
 
@@ -79,13 +78,7 @@ def _run(payload: Load, context: TaskContext, *, fail: bool = False) -> dict[str
 
 
 def _write(word: str, context: TaskContext) -> None:
-    line = f"{word} {context.task_id} {context.attempt} {os.getpid()} {boot_clock():.6f}\n"
-    path = os.path.join(os.environ[ENVIRONMENT], "ledger")
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        os.write(file, line.encode())  # one write: with O_APPEND, lines of several processes never mix
-    finally:
-        os.close(file)
+    ledger.write(word, context.task_id, context.attempt)
 
 
 # --- what handlers do in bad nights; each may run once ------------------------------------------------------
@@ -93,7 +86,7 @@ def _write(word: str, context: TaskContext) -> None:
 
 @task("soak.hangs", payload=Load, max_retries=0, timeout_seconds=1)
 def hangs(payload: Load, context: TaskContext) -> None:
-    """Never return, and heed no time limit."""
+    """Never return, and heed no time limit; idle, for the others on this machine."""
     _write("S", context)
     while True:
         with contextlib.suppress(BaseException):
@@ -102,7 +95,7 @@ def hangs(payload: Load, context: TaskContext) -> None:
 
 @task("soak.eats", payload=Load, max_retries=0)
 def eats(payload: Load, context: TaskContext) -> None:
-    """Take more and more memory, and hold it."""
+    """Take more and more memory, slowly enough to be seen, and hold it."""
     _write("S", context)
     hoard = []
     while True:

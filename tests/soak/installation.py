@@ -20,8 +20,10 @@ from app.tasks.errors import TaskError
 from app.tasks.model import PRIORITIES, Submitted
 from app.tasks.submission import TaskRequest
 from tests.acceptance.stack import KEPT, ROOT, Stack, kill_tree
+from tests.server_process import alive
 from tests.servers import RedisServer
-from tests.soak.oracle import Ledger, Oracle, Verdict
+from tests.soak.ledger import Ledger
+from tests.soak.oracle import Oracle, Verdict
 from tests.soak.points import ENVIRONMENT, ArmedPoint
 from tests.waiting import happens, wait_until
 
@@ -38,7 +40,7 @@ class Installation:
         modules = "app.handlers,tests.soak.handlers"
         self.stack = Stack(folder, database_url, redis.url, TASK_MODULES=modules, **settings)
         self.points = ArmedPoint(folder)
-        self.ledger = Ledger(folder / "ledger")
+        self.ledger = Ledger(folder)
         self.oracle = Oracle(self.stack.config.DATABASE_URL, self.ledger)
         self.oracle.install()
         self.accepted: dict[int, str] = {}
@@ -171,7 +173,7 @@ class Installation:
 
     def leftovers(self, *, deadline_seconds: float) -> dict[str, int]:
         """What still lies about once everything has ended: open rows, queued tickets, tickets in flight."""
-        happens(lambda: not self._lying_about(), deadline_seconds=deadline_seconds, poll_seconds=0.2)
+        happens(lambda: not self._lying_about(), deadline_seconds=deadline_seconds)
         return self._lying_about()
 
     def _lying_about(self) -> dict[str, int]:
@@ -195,7 +197,7 @@ def end_process(pid: int, number: int = signal.SIGKILL) -> None:
         process.send_signal(number)
     except psutil.NoSuchProcess:
         return
-    wait_until(lambda: not _lives(process), deadline_seconds=60, what=f"process {pid} to end")
+    wait_until(lambda: not alive(process), deadline_seconds=60, what=f"process {pid} to end")
 
 
 def tree_of(pid: int) -> list[psutil.Process]:
@@ -205,13 +207,6 @@ def tree_of(pid: int) -> list[psutil.Process]:
         return [leader, *leader.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _write(stream: IO[str] | None, line: str) -> None:

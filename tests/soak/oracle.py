@@ -10,11 +10,12 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
+
+from tests.soak.ledger import Ledger
 
 ENDED = ("COMPLETED", "FAILED", "CANCELLED")
 # Events that allow one more start. "returned unstarted" is none: what never started has its first start left.
@@ -54,47 +55,6 @@ RIGHT_ENDS = {
     "soak.exits": {"FAILED"},
     "soak.segfaults": {"FAILED"},
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line of the ledger."""
-
-    word: str
-    task_id: int
-    attempt: int
-    pid: int
-    at: float
-
-
-class Ledger:
-    """The file that the handlers append to, read on from where the last look ended."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._read = 0
-        self.lines: list[Line] = []
-        self.of_task: dict[int, list[Line]] = defaultdict(list)
-
-    def look(self) -> list[Line]:
-        """The lines that are new."""
-        if not self._path.exists():
-            return []
-        with self._path.open("rb") as file:
-            file.seek(self._read)
-            data = file.read()
-        data = data[: data.rfind(b"\n") + 1]
-        self._read += len(data)
-        new = [_line(row) for row in data.decode().splitlines()]
-        self.lines += new
-        for line in new:
-            self.of_task[line.task_id].append(line)
-        return new
-
-
-def _line(row: str) -> Line:
-    word, task_id, attempt, pid, at = row.split()
-    return Line(word, int(task_id), int(attempt), int(pid), float(at))
 
 
 @dataclass(slots=True)

@@ -22,8 +22,9 @@ from rq.registry import FailedJobRegistry, StartedJobRegistry
 from app.tasks.model import PRIORITIES
 from app.tasks.runner import boot_clock
 from tests.servers import RedisServer
+from tests.soak import ledger
 from tests.soak.installation import tree_of
-from tests.soak.oracle import Ledger
+from tests.soak.ledger import Ledger
 from tests.soak.points import ENVIRONMENT, ArmedPoint, Hit, Scope, here, passing
 from tests.soak.results import Chapter
 from tests.waiting import happens
@@ -38,18 +39,10 @@ QUEUES = [priority.value for priority in PRIORITIES]
 
 def job(number: int) -> int:
     """What RQ runs: the same ledger, a number for a task's id."""
-    _write("S", number)
+    ledger.write("S", number, 1)
     passing("run.middle")
-    _write("E", number)
+    ledger.write("E", number, 1)
     return number
-
-
-def _write(word: str, number: int) -> None:
-    line = f"{word} {number} 1 {os.getpid()} {boot_clock():.6f}\n"
-    path = os.path.join(os.environ[ENVIRONMENT], "ledger")
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    os.write(file, line.encode())
-    os.close(file)
 
 
 def _wrap_rq() -> None:
@@ -80,7 +73,7 @@ class StockRounds:
         self._dice = dice
         self._client = server.client()
         self._points = ArmedPoint(folder)
-        self._ledger = Ledger(folder / "ledger")
+        self._ledger = Ledger(folder)
         self._next = 1
 
     def run(self, number: int, point: str) -> None:
@@ -93,7 +86,7 @@ class StockRounds:
         nth = self._dice.randint(1, 3) if point == "fetch.answered" else 1  # each job has a new horse
         self._points.arm(number, point, nth=nth, scope=Scope.TREE)
         first = self._fork_worker()
-        happens(lambda: self._points.hit(number), deadline_seconds=DEADLINE_SECONDS, poll_seconds=0.005)
+        happens(lambda: self._points.hit(number), deadline_seconds=DEADLINE_SECONDS)
         self._points.disarm()
         hit = self._points.hit(number)
         tally.hits += hit is not None
@@ -113,12 +106,13 @@ class StockRounds:
 
     def _wait_until_quiet(self, jobs: dict[int, str]) -> None:
         """Until all have ended, or nothing has happened for a while."""
-        last = [boot_clock(), 0.0]
+        last = boot_clock()
 
         def quiet() -> bool:
+            nonlocal last
             if self._ledger.look():
-                last[0] = boot_clock()
-            return self._ended(jobs) == len(jobs) or boot_clock() - last[0] > QUIET_SECONDS
+                last = boot_clock()
+            return self._ended(jobs) == len(jobs) or boot_clock() - last > QUIET_SECONDS
 
         happens(quiet, deadline_seconds=DEADLINE_SECONDS)
 

@@ -11,7 +11,8 @@ from sqlalchemy import text
 
 from app.system import build_system
 from config import Config
-from tests.soak.oracle import Ledger, Oracle, Verdict
+from tests.soak.ledger import NAME, Ledger
+from tests.soak.oracle import Oracle, Verdict
 
 TASK = 4711
 
@@ -24,8 +25,8 @@ class Court:
         system = build_system(config)
         system.prepare()
         system.close()
-        self.file = folder / "ledger"
-        self.oracle = Oracle(config.DATABASE_URL, Ledger(self.file))
+        self.file = folder / NAME
+        self.oracle = Oracle(config.DATABASE_URL, Ledger(folder))
         self.oracle.install()
         self._write("S 1", "E 1")
         self.put("soak.works")
