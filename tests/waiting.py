@@ -1,4 +1,7 @@
-"""The only place where tests sleep: polling for a condition until a deadline."""
+"""Where the tests wait: polling for a condition until a deadline, the only sleep outside of handlers.
+
+A handler under test may sleep: that is the work, or the misbehaviour, that it stands for.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +14,21 @@ T = TypeVar("T")
 POLL_SECONDS = 0.01
 
 
-def happens(condition: Callable[[], object], *, deadline_seconds: float, poll_seconds: float = 0.02) -> bool:
-    """True as soon as the condition is; false after the deadline."""
+def happens(condition: Callable[[], T], *, deadline_seconds: float) -> T:
+    """The condition's first truthy value, or what it gave last when the deadline was over."""
     deadline = time.monotonic() + deadline_seconds
-    while not condition():
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(poll_seconds)
-    return True
-
-
-def wait_until(condition: Callable[[], T], *, deadline_seconds: float, what: str) -> T:
-    """Return the condition's first truthy value; raise AssertionError naming `what` after the deadline."""
-    deadline = time.monotonic() + deadline_seconds
-    while not (value := condition()):
-        if time.monotonic() >= deadline:
-            raise AssertionError(f"Not within {deadline_seconds:g} s: {what}")
+    while not (value := condition()) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
+    return value
+
+
+def wait_until(condition: Callable[[], T], *, deadline_seconds: float, what: str | Callable[[], str]) -> T:
+    """Return the condition's first truthy value; raise AssertionError naming `what` after the deadline.
+
+    `what` is a function where it tells of the state then: a log, a count.
+    """
+    value = happens(condition, deadline_seconds=deadline_seconds)
+    if not value:
+        told = what if isinstance(what, str) else what()
+        raise AssertionError(f"Not within {deadline_seconds:g} s: {told}")
     return value

@@ -31,7 +31,7 @@ def fine(payload: dict[str, Any], context: TaskContext) -> str:
 
 @task("bad.deaf", retry_base_seconds=0.2)
 def deaf(payload: dict[str, Any], context: TaskContext) -> None:
-    """Swallows its time limit and every cancel."""
+    """Swallows its time limit and every cancel; idles, for the others on this machine."""
     _start(payload, context)
     while True:
         with contextlib.suppress(Exception):
@@ -67,7 +67,7 @@ def segfault(payload: dict[str, Any], context: TaskContext) -> None:
 
 @task("bad.memory", retry_base_seconds=0.2)
 def memory(payload: dict[str, Any], context: TaskContext) -> None:
-    """Takes up to a gigabyte, and holds it."""
+    """Takes up to a gigabyte, slowly enough to be seen, and holds it."""
     _start(payload, context)
     hoard = []
     for _ in range(256):
@@ -82,7 +82,6 @@ def killed(payload: dict[str, Any], context: TaskContext) -> str:
     _start(payload, context)
     if context.failures == 0:
         os.kill(os.getpid(), 9)
-        time.sleep(60)
     return "the second time"
 
 

@@ -23,6 +23,7 @@ from app.system import System, build_system
 from app.tasks.model import PRIORITIES, Priority, Status
 from app.tasks.submission import TaskRequest
 from config import Config
+from tests.server_process import alive as lives
 from tests.server_process import free_port
 from tests.waiting import wait_until
 
@@ -102,7 +103,7 @@ class Stack:
         wait_until(
             lambda: len({row.worker_id for row in self.workers()} - before) >= expected,
             deadline_seconds=30,
-            what=f"{expected} workers to announce themselves; log:\n{self.log('pool')}",
+            what=lambda: f"{expected} workers to announce themselves; log:\n{self.log('pool')}",
         )
         return process
 
@@ -112,7 +113,9 @@ class Stack:
         name = f"web-{port}"
         process = self.start("web_app.py", log_name=name, settings={"PORT": port} | settings)
         web = Web(process, f"http://127.0.0.1:{port}", self.folder / f"{name}.log")
-        wait_until(web.answers, deadline_seconds=30, what=f"the web app to answer; log:\n{web.output()}")
+        wait_until(
+            web.answers, deadline_seconds=30, what=lambda: f"the web app to answer; log:\n{web.output()}"
+        )
         return web
 
     def workers(self) -> list[Any]:
@@ -158,7 +161,7 @@ class Stack:
         wait_until(
             lambda: self.count(*ended) >= total,
             deadline_seconds=deadline_seconds,
-            what=f"{total} tasks to end, now {self.counts()}; log:\n{self.log('pool')}",
+            what=lambda: f"{total} tasks to end, now {self.counts()}; log:\n{self.log('pool')}",
         )
 
     def counts(self) -> dict[str, int]:
@@ -191,7 +194,7 @@ def children_of(pid: int) -> list[psutil.Process]:
 
 def alive(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
     """Those that still run; a zombie that waits for its parent does not."""
-    return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    return list(filter(lives, processes))
 
 
 def _kill(process: psutil.Process) -> None:

@@ -7,13 +7,12 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from app.tasks.model import Status, Submitted, Task
 from app.tasks.submission import TaskRequest
 from tests.acceptance.conftest import StackMaker
-from tests.acceptance.stack import ROOT, Stack, children_of
+from tests.acceptance.stack import ROOT, Stack, alive, children_of
 from tests.acceptance.test_stock_rq import rq_worker
 from tests.servers import MariaDbServer
 from tests.waiting import wait_until
@@ -123,7 +122,7 @@ def test_a_stopping_worker_lets_short_ones_end_and_gives_long_ones_back(
     processes = children_of(pool.pid)
     pool.terminate()
     assert pool.wait(20) == 0, stack.log("pool")
-    assert not [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    assert alive(processes) == []
     assert {task(stack, task_id).status for task_id in short} == {Status.COMPLETED}
     given_back = [task(stack, task_id) for task_id in long]
     assert {(one.status, one.failures) for one in given_back} == {(Status.DISPATCHED, 0)}

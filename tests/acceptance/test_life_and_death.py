@@ -46,7 +46,9 @@ def test_no_process_outlives_the_web_app_by_whatever_signal_it_ends(
     os.kill(web.process.pid, number)
     web.process.wait(seconds)
     wait_until(
-        lambda: not alive(tree), deadline_seconds=seconds, what=f"all processes to end, left: {alive(tree)}"
+        lambda: not alive(tree),
+        deadline_seconds=seconds,
+        what=lambda: f"all processes to end, left: {alive(tree)}",
     )
 
 
@@ -143,7 +145,7 @@ def test_a_frozen_worker_that_wakes_after_its_lease_records_nothing(
     wait_until(
         lambda: "task.result_refused" in stack.log("pool"),
         deadline_seconds=15,
-        what=f"the woken worker's result to be refused; log:\n{stack.log('pool')}",
+        what=lambda: f"the woken worker's result to be refused; log:\n{stack.log('pool')}",
     )
     after = stack.system.store.queries.task(task)
     assert (after.status, after.attempt, after.holder) == (Status.COMPLETED, 2, holder)

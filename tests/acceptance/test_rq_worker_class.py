@@ -49,7 +49,7 @@ def completed(stack: Stack, task_id: int) -> None:
     wait_until(
         lambda: stack.system.store.queries.task(task_id).status is Status.COMPLETED,
         deadline_seconds=30,
-        what=f"the task to end; log:\n{stack.log('rq')}",
+        what=lambda: f"the task to end; log:\n{stack.log('rq')}",
     )
 
 
@@ -107,7 +107,7 @@ def test_a_worker_that_may_runs_the_jobs_of_others_between_its_tickets(
         wait_until(
             lambda: "queue normal 0, 1 executing, 1 finished, 0 failed" in rq_info(stack),
             deadline_seconds=30,
-            what=f"rq info to show the running ticket; log:\n{stack.log('rq')}",
+            what=lambda: f"rq info to show the running ticket; log:\n{stack.log('rq')}",
         )
         completed(stack, slow)
 
@@ -132,7 +132,7 @@ def test_nothing_is_lost_when_the_worker_is_killed_in_mid_work(
         wait_until(
             lambda: len(stack.starts()) >= 5,
             deadline_seconds=30,
-            what=f"some tasks to start; log:\n{stack.log('rq')}",
+            what=lambda: f"some tasks to start; log:\n{stack.log('rq')}",
         )
         kill_tree(process)
         assert stack.count(Status.COMPLETED) < 40

@@ -114,7 +114,6 @@ class Killing:
         happens(
             lambda: points.hit(now.number) or not oracle.open_tasks(now.tasks),
             deadline_seconds=DEADLINE_SECONDS,
-            poll_seconds=0.005,
         )
         now.hit = points.hit(now.number)
         if now.hit is None:

@@ -12,7 +12,6 @@ import mmap
 import os
 import signal
 import struct
-import time
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -146,7 +145,6 @@ class Passes:
         if scope is Scope.TREE and self.pool_pid:
             os.kill(self.pool_pid, signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(60)  # the signal is on its way: not one instruction more
 
 
 here = Passes()
