@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the servers that the tests start privately, each only if it is missing. Starts no service.
+# Installs the programs that the tests start privately, each only if it is missing. Starts no service.
 set -euo pipefail
 export PATH="$PATH:/usr/sbin:/sbin"
 
@@ -21,6 +21,7 @@ need redis-server redis-server redis-cli
 need mariadb-server mariadbd mariadb-install-db
 need postgresql '/usr/lib/postgresql/*/bin/initdb'
 need chromium chromium
+need openssl openssl
 
 [ "${#missing[@]}" -gt 0 ] || exit 0
 

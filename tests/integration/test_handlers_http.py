@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import shutil
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
@@ -30,6 +29,7 @@ from tests.handler_doubles import (
     context,
     picture_bytes,
 )
+from tests.server_process import program
 
 HANDLERS = load_handlers(["app.handlers"])
 PRIVATE_ALLOWED = HandlerSettings(allow_private_addresses=True)
@@ -318,14 +318,12 @@ def test_the_next_address_is_tried_when_the_first_does_not_answer() -> None:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A key and its own certificate for hooks.test."""
-    if shutil.which("openssl") is None:
-        pytest.skip("needs the openssl command")
     folder = tmp_path_factory.mktemp("tls")
     key, file = folder / "key.pem", folder / "certificate.pem"
     subprocess.run(
         [
             *(
-                "openssl",
+                program("openssl"),
                 "req",
                 "-x509",
                 "-newkey",
