@@ -167,7 +167,7 @@ and failed once. `tests/soak/test_oracle.py` shows the judge each kind of broken
 
 Times are from the kill (for a whole tree on this host: from the restart) to the next start of what the
 dead one had popped, claimed or started, waiting behind other tasks included, or until all had ended. The
-default lease is 30 s; another host's must have been seen expired for a third of it before its tasks start.
+default lease is 30 s; the tasks of another host's dead worker must wait for its end.
 For the stock worker, *lost* is a job that has not ended and is in no queue and no registry, *late* one
 that a registry still shows as running.
 
