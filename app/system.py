@@ -46,15 +46,22 @@ class System:
     declared: tuple[ScheduleRequest, ...] = ()
 
     def prepare(self) -> None:
-        """Make the folder of our files, bring the schema up to date, apply changed mode settings, and bring
-        the schedules to what the code declares.
+        """Make ready to run: `prepare_tables`, then apply changed mode settings, and bring the schedules to
+        what the code declares.
+
+        Raises `DatabaseUnavailable`.
+        """
+        self.prepare_tables()
+        _apply_mode(self)
+        self.queue.schedules.sync(self.declared)
+
+    def prepare_tables(self) -> None:
+        """Make the folder of our files and bring the schema up to date. What runs beside us goes on as it is.
 
         Raises `DatabaseUnavailable`.
         """
         self.config.VAR_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
         migrate(self.store.database)
-        _apply_mode(self)
-        self.queue.schedules.sync(self.declared)
 
     def workers(self) -> list[WorkerRow]:
         """Who is alive: our own workers by their rows, and stock RQ workers of our queues by RQ's lists.

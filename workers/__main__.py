@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 
 import click
@@ -72,14 +73,17 @@ def main(
 
 @main.command()
 def check() -> None:
-    """Try settings, handlers and database without starting anything. Exit 2 if a pool could not start."""
+    """Try settings, handlers and database without starting anything. Exit 2 if a pool could not start.
+
+    The tables are brought up to date; routing and schedules stay as the running processes have them.
+    """
     config = load_config()
     try:
         load_handlers(config.TASK_MODULES)
     except ImportError as error:
         click.echo(f"A module of TASK_MODULES cannot be imported: {error}", err=True)
         sys.exit(EXIT_CANNOT_RUN)
-    prepare_database(config)
+    _beside(config, System.prepare_tables)
     click.echo("A pool can start.")
 
 
@@ -116,13 +120,18 @@ def prepare(config: Config) -> None:
 
 
 def prepare_database(config: Config) -> None:
-    """Bring the tables up to date, in a process of its own: the pool's parent must hold no connection."""
+    """Make ready to run."""
+    _beside(config, System.prepare)
+
+
+def _beside(config: Config, prepare: Callable[[System], None]) -> None:
+    """Prepare in a process of its own: the pool's parent must hold no connection."""
     pid = os.fork()
     if pid == 0:
         code = 0
         try:
             system = build_system(config)
-            system.prepare()
+            prepare(system)
             system.close()
         except (TaskError, ValueError) as error:
             click.echo(f"The workers cannot start: {error}", err=True)
