@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from app.system import System
+from app.tasks.errors import TaskError
 from app.tasks.handlers import Handler, Isolation
 from app.tasks.model import Cancelled, Claim, OnLost, Outcome, Released
 from app.tasks.runner import LiveTask, Runner, boot_clock
@@ -193,14 +194,24 @@ class Float:
         running = self._running_ones()
         if not running:
             return
-        for live in running:
-            live.store_progress()
+        self._store_progress(running)
         wishes = self._system.store.claims.wishes([live.claim for live in running])
         for live in running:
             live.lost = live.claim.task_id not in wishes
             live.cancel_asked = live.cancel_asked or wishes.get(live.claim.task_id, False)
             if live.cancel_requested():
                 self._on_loop(self._cancel, live)
+
+    def _store_progress(self, lives: Sequence[LiveTask]) -> None:
+        """As `LiveTask.store_progress`, of all that have something to say: a commit for each of them would
+        keep the heartbeat from its renewals."""
+        said = [(live.claim, progress) for live in lives if (progress := live.take_progress()) is not None]
+        if not said:
+            return
+        try:
+            self._system.store.claims.progress_of(said)
+        except TaskError as error:
+            log.info("task.progress_lost", tasks=[claim.task_id for claim, _ in said], reason=str(error))
 
     def _settle(self) -> None:
         """Only this thread takes from `_ended`: what it has settled still lies in front."""

@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
-from app.tasks.model import Claim, Completed, Priority, Track
+from app.tasks.model import Claim, Completed, Priority, Progress, Track
 from app.tasks.store import Store
-from tests.contract.parts import InBackground, MakeStore, at_once
+from tests.contract.parts import InBackground, MakeStore, at_once, counted
 from tests.contract.rows import Rows
 
 
@@ -300,6 +300,19 @@ def test_wishes_tell_which_claims_are_still_ours_and_which_to_cancel(store: Stor
     rows.change(lost.task_id, token=5)
     assert store.claims.wishes([ours, unwanted, lost]) == {ours.task_id: False, unwanted.task_id: True}
     assert store.claims.wishes([]) == {}
+
+
+def test_the_progress_of_many_claims_is_one_statement_and_each_gets_its_own(store: Store, rows: Rows) -> None:
+    rows.put("QUEUED", count=4)
+    claims = queued(store)
+    rows.change(claims[2].task_id, token=5)
+    said = [(claim, Progress(10 * n, f"step {n}" if n else None)) for n, claim in enumerate(claims[:3])]
+    with counted(rows.database) as seen:
+        assert store.claims.progress_of(said) == 2
+    assert seen["statements"] == 1
+    after = [rows.row(claim.task_id) for claim in claims]
+    expected = [(0, None), (10, "step 1"), (0, None), (0, None)]
+    assert [(row["progress_percent"], row["progress_step"]) for row in after] == expected
 
 
 def test_progress_is_stored_while_the_claim_holds(store: Store, rows: Rows) -> None:

@@ -186,8 +186,11 @@ class Claims:
 
     def progress(self, claim: Claim, percent: int, step: str | None) -> bool:
         """Store how far a running task is; false if the claim is lost."""
-        said = [(claim, Progress(percent, step))]
-        return bool(self._database.write_one(lambda on: write_progress(on, said)))
+        return self.progress_of([(claim, Progress(percent, step))]) == 1
+
+    def progress_of(self, said: Sequence[tuple[Claim, Progress]]) -> int:
+        """As `progress`, of many in one statement. Returns how many were still held."""
+        return self._database.write_one(lambda on: write_progress(on, said))
 
     def _take(self, on: Connection, rows: Sequence[_Row], track: Track, terms: Terms) -> list[Claim]:
         claims = [_claim(row, terms.token, track) for row in rows]
