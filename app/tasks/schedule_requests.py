@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from app.tasks.errors import FieldProblem, InvalidTask, UnknownTaskName
@@ -47,9 +47,6 @@ class ScheduleRequest:
         """The request that would make this schedule."""
         columns = columns_of(schedule) | {"payload": json.loads(schedule.payload)}
         return cls(name=schedule.name, **columns)
-
-
-CHANGEABLE = frozenset(field.name for field in fields(ScheduleRequest)) - {"name"}
 
 
 class ScheduleCheck:

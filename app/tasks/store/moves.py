@@ -122,11 +122,6 @@ class Moves:
         )
         return self._database.read(lambda on: list[AnyRow](on.execute(query)))
 
-    def holders(self) -> list[str]:
-        """The workers that hold at least one claim."""
-        query = select(tasks.c.holder).where(tasks.c.status == Status.PROCESSING).distinct()
-        return [row.holder for row in self._database.read(lambda on: on.execute(query).all()) if row.holder]
-
     def reclaim(
         self,
         task_id: int,

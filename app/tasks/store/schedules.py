@@ -164,11 +164,6 @@ class ScheduleRows:
             return None
         return Fired(Submitted(found.task_id, found.status, found.priority, created=False))
 
-    def open_task(self, seen: Schedule) -> int | None:
-        """The last run's task if it has not ended."""
-        is_open = self._database.read(lambda on: self._is_open(on, seen.last_task_id))
-        return seen.last_task_id if is_open else None
-
     def _is_open(self, on: Connection, task_id: int | None) -> bool:
         if task_id is None:
             return False
