@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 import redis
@@ -21,7 +20,7 @@ BOUND = 64
 ROUTING_CHANGED = b"routing"  # a bell's other word: read the rules anew
 ANSWER_SECONDS = 3.0  # beyond what was to be waited: then Redis is away
 
-_LUA = Path(__file__).parent / "lua"
+RunScript = Callable[[str, Sequence[str], Sequence[Any]], Any]
 
 
 class Rung(StrEnum):
@@ -42,17 +41,20 @@ class Bell:
 
 
 class Bells:
-    """The bells of one Redis. `connect(seconds)` makes a client whose answers may take that long."""
+    """The bells of one Redis. `run_script` runs one by its name; `connect(seconds)` makes a client whose
+    answers may take that long."""
 
     def __init__(
         self,
         client: redis.Redis,
+        run_script: RunScript,
         *,
         connect: Callable[[float], redis.Redis] | None = None,
         prefix: str = "",
         health: RedisHealth,
     ) -> None:
         self._client = client
+        self._run_script = run_script
         self._connect = connect
         self._health = health
         self.due = Bell(f"twintrack:{prefix}bell:due", Rung.DUE)
@@ -62,7 +64,6 @@ class Bells:
             Track.DATABASE: {p: Bell(f"twintrack:{prefix}bell:rows:{p}", Rung.ROWS) for p in PRIORITIES},
         }
         self._waiting: tuple[float, redis.Redis] | None = None
-        self._ring = client.register_script((_LUA / "ring.lua").read_text())
 
     def of(self, track: Track, priority: Priority) -> Bell:
         """The bell for new work of this track and priority."""
@@ -89,8 +90,7 @@ class Bells:
         self._ring_by(dict.fromkeys(bells, BOUND), word=ROUTING_CHANGED)
 
     def _ring_by(self, counts: Mapping[Bell, int], *, bound: int = BOUND, word: bytes = b"1") -> None:
-        with self._health.watch():
-            self._ring(keys=[bell.key for bell in counts], args=[bound, word, *counts.values()])
+        self._run_script("ring", [bell.key for bell in counts], [bound, word, *counts.values()])
 
     # --- waiting --------------------------------------------------------------------------------------
 

@@ -126,7 +126,7 @@ class RQQueueManager:
     ) -> None:
         self.client = client
         self.health = health or RedisHealth()
-        self.bells = Bells(client, connect=connect_bell, prefix=prefix, health=self.health)
+        self.bells = Bells(client, self._call, connect=connect_bell, prefix=prefix, health=self.health)
         self.prefix = prefix
         self.window = window
         self._time_limit = time_limit
