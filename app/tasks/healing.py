@@ -392,8 +392,9 @@ def _is_over(seconds: float | None) -> bool:
 
 def _may_be_misplaced(route: Route, glance: Glance) -> bool:
     """False if no row of the kind that this route does not want was seen."""
-    if route.fallback or (route.redis_percent == 0 and not route.name_percents):
-        return glance.dispatched
-    if route.redis_percent == 100 and not route.name_percents:
-        return glance.queued
-    return glance.queued or glance.dispatched
+    wrong = {
+        Track.DATABASE: glance.dispatched,
+        Track.REDIS: glance.queued,
+        None: glance.queued or glance.dispatched,
+    }
+    return wrong[route.whole_track]
