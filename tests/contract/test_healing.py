@@ -20,6 +20,7 @@ from app.tasks.store.looks import Looks
 from app.tasks.store.notices import Topic
 from app.tasks.store.registry import Registry
 from app.tasks.tickets import RQQueueManager
+from tests.clocks import Clock
 from tests.contract.parts import HANDLERS, counted, request
 from tests.contract.rows import TOKEN, Rows
 from tests.waiting import wait_until
@@ -27,14 +28,6 @@ from tests.waiting import wait_until
 LEASE = 30.0
 INTERVAL = LEASE / 3
 OVER = -2.0
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Setting:

@@ -14,20 +14,13 @@ from app.tasks.queue import TaskQueue
 from app.tasks.settings import CoreSettings
 from app.tasks.store import Store
 from app.tasks.tickets import RedisHealth, RQQueueManager, connect
+from tests.clocks import Clock
 from tests.contract.parts import HANDLERS, request
 from tests.contract.rows import Rows
 from tests.servers import RedisServer
 
 PATIENCE = 30.0
 RETURN = 5.0
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Setting:

@@ -15,6 +15,7 @@ from app.tasks.queue import TaskQueue
 from app.tasks.routing import Intake
 from app.tasks.store import Store
 from app.tasks.tickets import RQQueueManager, connect
+from tests.clocks import WallClock
 from tests.contract.parts import HANDLERS, MakeQueue, MakeStore, at_once, make_queue_over, request
 from tests.contract.rows import Rows
 
@@ -199,20 +200,12 @@ def test_a_repeated_wish_is_answered_while_its_own_task_fills_the_limit(
 # --- intake -----------------------------------------------------------------------------------------------
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = datetime.now(UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-
-def queue_with(store: Store, clock: Clock) -> TaskQueue:
+def queue_with(store: Store, clock: WallClock) -> TaskQueue:
     return TaskQueue(store, HANDLERS, None, now=clock)
 
 
 def test_a_held_submission_waits_and_follows_when_the_hold_ends(store: Store, rows: Rows) -> None:
-    queue = queue_with(store, Clock())
+    queue = queue_with(store, WallClock())
     queue.pause_intake(reason="upgrade")
     answer = queue.submit(request())
     row = rows.row(answer.task_id)
@@ -225,7 +218,7 @@ def test_a_held_submission_waits_and_follows_when_the_hold_ends(store: Store, ro
 
 
 def test_a_refused_submission_says_why_and_for_how_long(store: Store, rows: Rows) -> None:
-    clock = Clock()
+    clock = WallClock()
     queue = queue_with(store, clock)
     queue.pause_intake(reason="upgrade", mode=Intake.REFUSE, duration=timedelta(minutes=5))
     clock.now += timedelta(minutes=1)
@@ -238,7 +231,7 @@ def test_a_refused_submission_says_why_and_for_how_long(store: Store, rows: Rows
 
 @pytest.mark.parametrize("mode", [Intake.HOLD, Intake.REFUSE])
 def test_a_pause_of_intake_with_an_end_ends_by_itself(mode: Intake, store: Store, rows: Rows) -> None:
-    clock = Clock()
+    clock = WallClock()
     queue = queue_with(store, clock)
     queue.pause_intake(reason="upgrade", mode=mode, duration=timedelta(minutes=5))
     clock.now += timedelta(minutes=5)
@@ -246,7 +239,7 @@ def test_a_pause_of_intake_with_an_end_ends_by_itself(mode: Intake, store: Store
 
 
 def test_a_repeated_wish_is_refused_during_a_pause_like_a_new_one(store: Store, rows: Rows) -> None:
-    queue = queue_with(store, Clock())
+    queue = queue_with(store, WallClock())
     queue.submit(request(idempotency_key="k"))
     queue.pause_intake(reason="upgrade", mode=Intake.REFUSE)
     with pytest.raises(IntakePaused):

@@ -16,17 +16,11 @@ from app.tasks.tickets import RQQueueManager
 from app.tasks.tickets.manager import Ended
 from app.tasks.tickets.rq_format import TicketJob, TicketSerializer
 from app.tasks.tickets.worker_registry import ABANDONED_SECONDS, DEAD_SECONDS
+from tests.clocks import Clock
 from workers.presence import IDLE_BEAT_SECONDS, LISTED_AFTER_SECONDS, RUN_BEAT_SECONDS, WorkerPresence
 
 WORKER = "here:1:abc"
 LONG = LISTED_AFTER_SECONDS + 1
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -8,14 +8,7 @@ from redis import exceptions
 
 from app.tasks.errors import RedisUnavailable
 from app.tasks.tickets import RedisHealth
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clocks import Clock
 
 
 @pytest.fixture

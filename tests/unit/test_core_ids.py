@@ -12,21 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.tasks.ids import EPOCH_MS, MAX_ID, NODE_BITS, SEQUENCE_BITS, IdSource, bucket_of, first_id_of
+from tests.clocks import Clock
 
 NODES = 1 << NODE_BITS
 START = EPOCH_MS / 1000 + 1_000_000
 
 
-class Clock:
-    def __init__(self, now: float = START) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def test_ids_ascend_strictly_whatever_the_clock_does() -> None:
-    clock = Clock()
+    clock = Clock(START)
     source = IdSource(clock)
     ids = []
     for step in (0, 0, 0.0005, 0.002, -5, 0, 3600, -3600, 0.001):
@@ -36,7 +29,7 @@ def test_ids_ascend_strictly_whatever_the_clock_does() -> None:
 
 
 def test_a_burst_borrows_from_the_time_to_come_and_stays_in_order() -> None:
-    source = IdSource(Clock())
+    source = IdSource(Clock(START))
     burst = source.take(100_000)
     assert len(set(burst)) == 100_000
     assert burst == sorted(burst)
@@ -59,7 +52,7 @@ def test_an_id_is_a_positive_number_of_63_bits_for_decades() -> None:
 
 
 def test_another_node_is_drawn_after_a_collision() -> None:
-    source = IdSource(Clock())
+    source = IdSource(Clock(START))
     nodes = set()
     for _ in range(20):
         nodes.add(source.next() % NODES)
@@ -68,7 +61,7 @@ def test_another_node_is_drawn_after_a_collision() -> None:
 
 
 def test_a_forked_child_draws_a_node_of_its_own() -> None:
-    source = IdSource(Clock())
+    source = IdSource(Clock(START))
     ours = source.next()
     reading, writing = os.pipe()
     child = os.fork()
@@ -100,5 +93,5 @@ def test_a_bucket_is_a_place_on_a_scale_of_a_hundred(task_id: int) -> None:
 
 
 def test_the_node_has_no_say_in_the_bucket() -> None:
-    first = IdSource(Clock()).next() >> NODE_BITS << NODE_BITS
+    first = IdSource(Clock(START)).next() >> NODE_BITS << NODE_BITS
     assert len({bucket_of(first + node) for node in (0, 1, 77, NODES - 1)}) == 1

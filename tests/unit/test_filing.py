@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from app.tasks.model import Priority
 from app.tasks.tickets.manager import Ended
+from tests.clocks import Clock
 from workers.filing import FILED_AT_ONCE, GATHER_SECONDS, Filing
 
 HIGH, LOW = Priority.HIGH, Priority.LOW
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def ended(number: int, priority: Priority = LOW, *, ok: bool | None = True) -> Ended:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from flask import Flask
@@ -12,6 +12,7 @@ from werkzeug.test import TestResponse
 
 from app.system import System
 from app.tasks.model import Claim, Completed, Failed
+from tests.clocks import WallClock
 
 ADMIN_TOKEN = "admin-token-of-the-tests"
 API_TOKEN = "api-token-of-the-tests"
@@ -25,15 +26,7 @@ DEAD_DATABASE = "mysql+pymysql://keeper:very-secret@127.0.0.1:1/tasks"
 MakeApp = Callable[..., Flask]
 
 
-class Clock:
-    """A clock that moves when the test says so."""
-
-    def __init__(self) -> None:
-        self.now = datetime.now(UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
+class Clock(WallClock):
     def advance(self, **duration: float) -> None:
         self.now += timedelta(**duration)
 
