@@ -4,67 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.system import System, build_system
 from app.tasks.errors import DatabaseUnavailable
 from app.tasks.healing import LOCK
-from app.tasks.model import PRIORITIES, Cancelled, Claim, Completed, Outcome, RetryLater
-from app.tasks.queue import TaskQueue
+from app.tasks.model import Cancelled, Completed, RetryLater
 from app.tasks.runner import boot_clock
 from app.tasks.store.notices import Topic
 from app.tasks.store.settling import Settlements
-from app.tasks.tickets import RQQueueManager
-from config import Config
-from tests.contract.parts import HANDLERS, refuse_the_result, request
+from tests.contract.graveyard import FAR, SEGFAULT, Graveyard, make_yard, run
+from tests.contract.parts import refuse_the_result
 from tests.contract.rows import Rows
-from workers.burials import UNKNOWN, Burials
+from workers.burials import UNKNOWN
 from workers.causes import Cause, CauseOfDeath
-from workers.life import LifeFile, life_files
+from workers.life import life_files
 from workers.page import PAGE_BYTES
-
-FAR = 3600.0
-SEGFAULT = CauseOfDeath(Cause.SIGNAL, 11)
-
-
-class Graveyard:
-    """Workers whose process is this one until `dies`."""
-
-    def __init__(self, system: System, folder: Path) -> None:
-        self.system, self.folder = system, folder
-        self.burials = Burials(system, folder)
-        self._born = 0
-
-    def worker(self, *, supervisor: int = 0) -> LifeFile:
-        self._born += 1
-        return LifeFile(self.folder, f"host:1:{self._born}", supervisor=supervisor)
-
-    def take(self, life: LifeFile, count: int) -> list[Claim]:
-        claims = self.system.store.claims.queued(holder=life.page.worker_id, limit=count, lease_seconds=FAR)
-        assert len(claims) == count
-        life.page.begin(claims, boot_clock())
-        return claims
-
-    def dies(self, life: LifeFile, cause: CauseOfDeath | None = None) -> None:
-        """As when the kernel has taken the process, and its parent has said why."""
-        if cause is not None:
-            life.page.set_cause(cause)
-        life.page.close()
-        life._file.close()
-
-
-def make_yard(rows: Rows, folder: Path, *, redis_url: str | None = None) -> Graveyard:
-    config = Config.for_tests(
-        DATABASE_URL=rows.url, VAR_DIR=str(folder), RQ_REDIS_URL=redis_url, RQ_ENABLED=redis_url is not None
-    )
-    made = build_system(config)
-    made.store.routing.ensure(redis_percent=config.redis_percent)
-    queue = TaskQueue(made.store, HANDLERS, made.tickets, made.settings)
-    return Graveyard(replace(made, handlers=HANDLERS, queue=queue), folder / "locks")
 
 
 @pytest.fixture
@@ -80,11 +37,6 @@ def each_yard(rows: Rows, tmp_path: Path) -> Iterator[Graveyard]:
     made = make_yard(rows, tmp_path)
     yield made
     made.system.close()
-
-
-def run(life: LifeFile, index: int, outcome: Outcome) -> None:
-    assert life.page.start(index, boot_clock(), FAR)
-    life.page.add(outcome)
 
 
 def test_what_came_out_is_recorded_the_culprit_pays_once_and_the_rest_goes_back(
@@ -321,65 +273,6 @@ def test_a_living_parent_gets_the_time_to_say_the_cause(yard: Graveyard, sqlite_
     yard.burials._found_dead = {path: boot_clock() - 2 for path in life_files(yard.folder)}
     assert yard.burials.bury_all() == 1
     assert sqlite_rows.row(task_id)["error"] == UNKNOWN
-
-
-def test_tickets_of_a_dead_worker_are_filed_and_its_released_ones_go_first(
-    sqlite_rows: Rows, tickets: RQQueueManager, redis_url: str, raw: Any, tmp_path: Path
-) -> None:
-    yard = make_yard(sqlite_rows, tmp_path, redis_url=redis_url)
-    ids = [yard.system.queue.submit(request()).task_id for _ in range(4)]
-    life = yard.worker()
-    holder = life.page.worker_id
-    taken = tickets.take(holder, PRIORITIES, 3)
-    pairs = [one.reference for one in taken if one.reference]
-    claims = yard.system.store.claims.tickets(pairs, holder=holder, lease_seconds=FAR).won
-    life.page.begin(claims, boot_clock())
-    run(life, 0, Completed(claims[0], "1"))
-    assert life.page.start(1, boot_clock(), FAR)
-    yard.dies(life, SEGFAULT)
-    yard.burials.bury_all()
-    yard.system.close()
-    expected = ["COMPLETED", "SCHEDULED", "DISPATCHED", "DISPATCHED"]
-    assert [sqlite_rows.status(task_id) for task_id in ids] == expected
-    assert raw.lrange("rq:queue:normal", 0, -1) == [f"t{ids[2]}-e2", f"t{ids[3]}-e1"]
-    assert raw.exists(tickets.in_flight_key(holder)) == 0
-    assert raw.hget(f"rq:job:t{ids[0]}-e1", "status") == "finished"
-
-
-def test_tickets_that_a_dead_worker_had_popped_and_not_claimed_go_back_to_the_head_at_once(
-    sqlite_rows: Rows, tickets: RQQueueManager, redis_url: str, raw: Any, tmp_path: Path
-) -> None:
-    yard = make_yard(sqlite_rows, tmp_path, redis_url=redis_url)
-    ids = [yard.system.queue.submit(request()).task_id for _ in range(4)]
-    life = yard.worker()
-    holder = life.page.worker_id
-    tickets.take(holder, PRIORITIES, 3)
-    yard.system.queue.cancel(ids[1])  # its ticket is worth nothing any more
-    yard.dies(life)
-    assert yard.burials.bury_all() == 1
-    yard.system.close()
-    assert raw.lrange("rq:queue:normal", 0, -1) == [f"t{ids[0]}-e1", f"t{ids[2]}-e1", f"t{ids[3]}-e1"]
-    assert raw.exists(tickets.in_flight_key(holder)) == 0
-
-
-def test_what_a_worker_settled_to_wait_again_and_never_pushed_gets_its_ticket_at_the_burial(
-    sqlite_rows: Rows, tickets: RQQueueManager, redis_url: str, raw: Any, tmp_path: Path
-) -> None:
-    yard = make_yard(sqlite_rows, tmp_path, redis_url=redis_url)
-    ids = [yard.system.queue.submit(request()).task_id for _ in range(3)]
-    life = yard.worker()
-    holder = life.page.worker_id
-    pairs = [one.reference for one in tickets.take(holder, PRIORITIES, 2) if one.reference]
-    claims = yard.system.store.claims.tickets(pairs, holder=holder, lease_seconds=FAR).won
-    life.page.begin(claims, boot_clock())
-    run(life, 0, RetryLater(claims[0], "no", 0))
-    run(life, 1, RetryLater(claims[1], "no", 0))
-    settled = yard.system.store.settlements.settle([RetryLater(claim, "no", 0) for claim in claims])
-    tickets.push([move.ticket for move in settled.moves if move.ticket and move.task_id == ids[1]])
-    yard.dies(life)
-    assert yard.burials.bury_all() == 1
-    yard.system.close()
-    assert raw.lrange("rq:queue:normal", 0, -1) == [f"t{ids[2]}-e1", f"t{ids[1]}-e2", f"t{ids[0]}-e2"]
 
 
 def test_a_burial_wakes_the_sweeper(yard: Graveyard) -> None:
