@@ -196,10 +196,6 @@ class Schedules:
 
     # --- firing -----------------------------------------------------------------------------------------
 
-    def seconds_to_next(self) -> float | None:
-        """Until the earliest planned time, by the database's clock; None if there is none. One statement."""
-        return self._rows.seconds_to_next()
-
     def fire_due(self) -> int:
         """Fire every schedule whose time has come; returns how many runs were started or skipped."""
         due, now = self._rows.due(limit=BATCH)

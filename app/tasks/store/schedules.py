@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
@@ -58,12 +58,6 @@ class ScheduleRows:
         query = select(schedules).where(schedules.c.name == name)
         row = self._database.read(lambda on: on.execute(query).first())
         return None if row is None else _schedule(row)
-
-    def seconds_to_next(self) -> float | None:
-        """Until the earliest planned time, by the database's clock; zero or less: it is due."""
-        query = select(func.min(schedules.c.next_run_at), database_now())
-        earliest, now = self._database.read(lambda on: tuple(on.execute(query).one()))
-        return None if earliest is None else float((earliest - now).total_seconds())
 
     def due(self, *, limit: int) -> tuple[list[Schedule], datetime]:
         """Schedules whose time has come, the longest overdue first, and the database's clock."""
