@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from app.tasks.runner import boot_clock
-from workers.life import life_path
+from workers.life import kernel_stat, life_path
 from workers.page import Page
 from workers.slots import Slot
 
@@ -107,7 +107,4 @@ def _with_task(slot: SlotStatus, life_folder: Path) -> SlotStatus:
 
 def _birth(pid: int) -> str:
     """When the process was born, by the kernel: numbers come again. Empty: there is none."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
+    return "".join(kernel_stat(pid)[19:20])

@@ -17,7 +17,7 @@ from app.tasks.errors import TaskError
 from app.tasks.model import Claim, Released
 from app.tasks.runner import boot_clock
 from workers.burials import Burials
-from workers.life import life_files
+from workers.life import kernel_stat, life_files
 from workers.page import Holding, Page
 
 STEP_SECONDS = 1.0
@@ -139,14 +139,7 @@ def _still_held(held: Holding) -> tuple[int, ...]:
 
 def _may_be_renewed(page: Page, now: float, lease: float) -> bool:
     """Not a worker that is stopped, nor one that neither runs a task nor gives a sign of life."""
-    if _state(page.pid) in ("T", "t", "Z", "X", ""):
+    state = "".join(kernel_stat(page.pid)[:1])
+    if state in ("T", "t", "Z", "X", ""):
         return False
     return page.running() is not None or now - page.last_beat < max(lease, BETWEEN_BATCHES_SECONDS)
-
-
-def _state(pid: int) -> str:
-    """The kernel's letter for what a process does; empty if there is none such."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
-        return ""

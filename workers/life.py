@@ -88,6 +88,14 @@ def life_path(folder: Path, worker_id: str) -> Path:
     return folder / (worker_id.replace("/", "_") + SUFFIX)
 
 
+def kernel_stat(pid: int) -> list[str]:
+    """What the kernel says of a process (proc(5), `stat`), from its state on; empty: there is none such."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
 def _is_free(path: Path) -> bool:
     try:
         with path.open("rb") as file:
