@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 from tests.model.state import (
@@ -24,6 +25,7 @@ from tests.model.state import (
     task_of,
 )
 
+_parts_of = attrgetter(*State._fields)
 # One change of a row's status or epoch, as it happened: verb, from, to, new epoch.
 Edge = tuple[str, int, int, bool]
 
@@ -70,22 +72,7 @@ class Draft:
         self.wrong = ""
 
     def freeze(self) -> State:
-        return State(
-            self.rows,
-            self.queues,
-            self.up,
-            self.overflow,
-            self.snapshot,
-            self.orphans,
-            self.tracks,
-            self.paused,
-            self.fallback,
-            self.hold,
-            self.workers,
-            self.sweepers,
-            self.office,
-            self.budget,
-        )
+        return State._make(_parts_of(self))
 
     def blame(self, wrong: str) -> None:
         self.wrong = self.wrong or wrong

@@ -198,7 +198,6 @@ class Rules:
     in_flight_counts: bool = False
     refills: bool = True  # the sweeper feeds what waits beyond the window
     window_counts_in_flight: bool = False
-    refused_go_back: bool = True
     fallback_recorded: bool = True
     dormant_poller: bool = True
 

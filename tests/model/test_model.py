@@ -5,13 +5,16 @@ A small share; `make model` searches all of it. docs/model.md says what is model
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from app.tasks.model import Status
+from tests.model import state
 from tests.model.configurations import CONFIGURATIONS, MUTANTS, NOT_TAKEN, SMALL
 from tests.model.search import TABLE, search
-from tests.model.state import STATUSES, Scenario
+from tests.model.state import STATUSES, Rules, Scenario
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -36,6 +39,11 @@ def test_the_same_world_with_that_rule_keeps_its_promises(name: str) -> None:
 
 def test_a_mutant_differs_from_the_protocol() -> None:
     assert [name for name, mutant in MUTANTS.items() if mutant.scenario() == mutant.clean()] == []
+
+
+def test_every_rule_has_a_mutant() -> None:
+    changed = {rule for mutant in MUTANTS.values() for rule in mutant.rules}
+    assert changed == {field.name for field in fields(Rules)}
 
 
 def test_the_edges_that_no_configuration_takes_are_edges_of_the_table() -> None:
@@ -63,5 +71,5 @@ def test_a_world_in_which_nobody_works_is_stuck() -> None:
 
 
 def test_every_status_of_the_product_has_its_number() -> None:
-    assert len(STATUSES) == 9
-    assert STATUSES[0] is None
+    assert [STATUSES[getattr(state, status.name)] for status in Status] == list(Status)
+    assert STATUSES[state.ABSENT] is None

@@ -131,7 +131,7 @@ def _turn(
             cut=WHOLE,
             page=_page_before(scenario, worker) if won else (),
             pushing=after.pushing + pushing,
-            returning=after.returning + released + (refused if scenario.rules.refused_go_back else ()),
+            returning=after.returning + released + refused,
         ),
     )
     settled = _names(worker.slots)
