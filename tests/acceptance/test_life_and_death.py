@@ -21,6 +21,8 @@ from tests.server_process import free_port
 from tests.waiting import wait_until
 
 TASKS = 24
+# The web app as ever, but for its wait for a port: what is judged comes after it.
+IMPATIENT = "import web_app; web_app.PORT_WAIT_SECONDS = 1.0; web_app.main()"
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def test_a_taken_port_is_one_clear_sentence(embedded: Stack, monkeypatch: pytest
     with socket.socket() as other:
         other.bind(("127.0.0.1", port))
         other.listen()
-        process = embedded.start("web_app.py", log_name="taken", settings={"PORT": port})
+        process = embedded.start("-c", IMPATIENT, log_name="taken", settings={"PORT": port})
         assert process.wait(30) == 2
     lines = embedded.log("taken").splitlines()
     assert lines[-1] == (
@@ -99,7 +101,7 @@ def test_tasks_of_a_killed_worker_tree_start_again_before_their_lease_is_over_an
         database_url, redis_url, RQ_HYBRID_MODE="true", RQ_ROLLOUT_PERCENT=50, RQ_LEASE_SECONDS=600
     )
     pool = stack.start_pool(workers=2)
-    stack.system.queue.submit_many(stack.ledger_request(seconds=1) for _ in range(TASKS))
+    stack.system.queue.submit_many(stack.ledger_request(seconds=0.5) for _ in range(TASKS))
     wait_until(lambda: len(stack.starts()) >= 6, deadline_seconds=20, what="some tasks to run")
 
     tree = [psutil.Process(pool.pid), *children_of(pool.pid)]
