@@ -124,6 +124,24 @@ def counted(database: Database) -> Iterator[Counter[str]]:
             event.remove(engine, "commit", commit)
 
 
+@contextmanager
+def statements_of(database: Database) -> Iterator[list[str]]:
+    """The text of each statement that a database's two pools see inside the block."""
+    seen: list[str] = []
+
+    def statement(_on: Any, _cursor: Any, text: str, *_: Any) -> None:
+        seen.append(text)
+
+    engines = (database.engine, database._auto)
+    for engine in engines:
+        event.listen(engine, "before_cursor_execute", statement)
+    try:
+        yield seen
+    finally:
+        for engine in engines:
+            event.remove(engine, "before_cursor_execute", statement)
+
+
 def refuse_the_result(monkeypatch: pytest.MonkeyPatch, result: str) -> None:
     """Have the database refuse every settle that would store this result."""
     settle = Settlements.settle
