@@ -28,7 +28,8 @@ from config import Config
 
 log = structlog.get_logger(__name__)
 
-_systems: dict[int, System] = {}
+_system: System | None = None
+_user = 0  # the process that has used it, and may have connections open in it
 
 
 class TicketFailed(Exception):
@@ -37,7 +38,7 @@ class TicketFailed(Exception):
 
 def run_ticket(task_id: int, epoch: int) -> dict[str, Any]:
     """Run the task that a ticket names; returns what was recorded. A worthless ticket is no error."""
-    system = _system()
+    system = _own_system()
     holder = f"rq:{socket.gethostname()[:40]}:{os.getpid()}:{secrets.token_hex(3)}"
     lease = system.settings.lease_seconds
     lease_ends = boot_clock() + lease
@@ -115,10 +116,20 @@ class _Renewal:
                 log.warning("lease.not_renewed", task=self._live.claim.task_id, reason=str(error))
 
 
-def _system() -> System:
-    """One wired system per process: RQ forks a child per job, which must not share connections."""
-    pid = os.getpid()
-    if pid not in _systems:
-        _systems.clear()
-        _systems[pid] = build_system(Config())
-    return _systems[pid]
+def prepare() -> None:
+    """Wire the parts in a worker that will fork, so that no job has to: half of a short one's work.
+
+    Opens nothing. Raises `ConfigError` or `ValueError` for settings that cannot work.
+    """
+    global _system, _user
+    _system, _user = build_system(Config()), 0
+
+
+def _own_system() -> System:
+    """The parts, used by no other process: RQ forks a child per job, which must not share connections."""
+    global _user
+    if _system is None or _user not in (0, os.getpid()):
+        prepare()
+    assert _system is not None
+    _user = os.getpid()
+    return _system
