@@ -50,10 +50,17 @@ def program(name: str, *patterns: str) -> str:
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nothing uses now."""
-    for port in random.sample(PORTS, 200):
-        with socket.socket() as probe, contextlib.suppress(OSError):
+    """A TCP port on 127.0.0.1 that nothing uses now, and that no other call is given until this process ends.
+
+    Runs of the tests side by side see each other's choice by the UDP port of the same number, which is held:
+    so a server that a test has stopped finds its port free when it comes back.
+    """
+    for port in random.sample(PORTS, min(len(PORTS), 200)):
+        sign, probe = socket.socket(type=socket.SOCK_DGRAM), socket.socket()
+        with contextlib.suppress(OSError), sign, probe:
+            sign.bind(("127.0.0.1", port))
             probe.bind(("127.0.0.1", port))
+            sign.detach()  # open as long as this process
             return port
     raise ServerStartError("No free port found.")
 

@@ -99,11 +99,15 @@ class DatabaseServer(Server):
     def drop_database(self, url: str) -> None:
         """Drop the database of this URL with everything in it, whoever is still connected to it."""
         self.disconnect_all(name := url.rpartition("/")[2])
-        self.execute(f"DROP DATABASE IF EXISTS {name}")
+        self.execute(self.removal_of(name))
 
     @abstractmethod
     def creation_of(self, name: str) -> str:
         """The statement that creates a database."""
+
+    def removal_of(self, name: str) -> str:
+        """The statement that drops a database."""
+        return f"DROP DATABASE IF EXISTS {name}"
 
     @abstractmethod
     def disconnect_all(self, database: str) -> None:
@@ -245,6 +249,10 @@ class PostgresServer(DatabaseServer):
     def creation_of(self, name: str) -> str:
         # template0 has no connections that could hold the copy up.
         return f"CREATE DATABASE {name} TEMPLATE template0"
+
+    def removal_of(self, name: str) -> str:
+        # A worker that was just disconnected comes back at once.
+        return f"{super().removal_of(name)} WITH (FORCE)"
 
     def disconnect_all(self, database: str) -> None:
         self.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'")

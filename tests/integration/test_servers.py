@@ -6,15 +6,17 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 import redis
-from sqlalchemy import create_engine, text
+from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.pool import NullPool
 
-from tests.server_process import Server, ServerMissingError, alive, program
+from tests import server_process
+from tests.server_process import Server, ServerMissingError, ServerStartError, alive, free_port, program
 from tests.servers import DatabaseServer, MariaDbServer, PostgresServer, RedisServer
 from tests.waiting import wait_until
 
@@ -154,6 +156,43 @@ def test_database_with_an_open_transaction_can_be_dropped(
         server.drop_database(url)
         connection.invalidate()
         connection.close()
+
+
+def test_a_database_is_dropped_under_a_client_that_comes_back_at_once(
+    mariadb_server: MariaDbServer, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def come_back(disconnect: Callable[[str], None], name: str) -> None:
+        disconnect(name)
+        back.append(engine.connect())
+
+    for server in (mariadb_server, postgres_server):
+        back: list[Connection] = []
+        engine = create_engine(url := server.create_database(), poolclass=NullPool)
+        monkeypatch.setattr(server, "disconnect_all", partial(come_back, server.disconnect_all))
+        server.drop_database(url)
+        back[0].invalidate()
+        back[0].close()
+
+
+def test_a_port_is_given_to_one_of_the_runs_that_are_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_process, "PORTS", range(port := free_port(), port + 1))
+    code = (
+        "import sys; from tests import server_process as given; given.PORTS = range(int(sys.argv[1]), 65536);"
+        "given.random.sample = lambda ports, _: ports; print(given.free_port(), flush=True); sys.stdin.read()"
+    )
+    with pytest.raises(ServerStartError, match="No free port"):
+        free_port()
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(port)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        theirs = int(other.stdout.readline())
+        assert theirs > port
+        monkeypatch.setattr(server_process, "PORTS", range(theirs, theirs + 1))
+        with pytest.raises(ServerStartError, match="No free port"):
+            free_port()
+        other.communicate()
+    assert free_port() == theirs
 
 
 def test_missing_program_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
