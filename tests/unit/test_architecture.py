@@ -6,7 +6,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -42,12 +43,12 @@ REDIS_ROOMS = (
 FLASK_ROOMS = ("app", "app.web", "web_app")
 
 
-def modules() -> Iterator[tuple[str, ast.Module]]:
-    for folder in ("app", "workers", "scripts", "core", "flows", "benchmarks"):
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            yield _name(path), ast.parse(path.read_text())
-    for name in ("config", "config_mistakes", "config_values", "web_app"):
-        yield name, ast.parse((ROOT / f"{name}.py").read_text())
+@cache
+def modules() -> Sequence[tuple[str, ast.Module]]:
+    folders = [ROOT / name for name in ("app", "workers", "scripts", "core", "flows", "benchmarks")]
+    files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+    files += [ROOT / f"{name}.py" for name in ("config", "config_mistakes", "config_values", "web_app")]
+    return [(_name(path), ast.parse(path.read_text())) for path in files]
 
 
 def _name(path: Path) -> str:
@@ -55,13 +56,15 @@ def _name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(tree: ast.Module) -> Iterator[str]:
+@cache
+def imports(tree: ast.Module) -> Sequence[str]:
+    found: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return found
 
 
 def inside(module: str, rooms: tuple[str, ...]) -> bool:
