@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 N ?= 3
 ROWS ?= 1000000
+JOBS ?= 2
 CHECKED := $(wildcard app workers core flows scripts benchmarks tests config*.py web_app.py)
 
 .DEFAULT_GOAL := help
@@ -18,9 +19,9 @@ help: ## list these commands
 run: $(STAMP) ## start the web app with its workers on http://127.0.0.1:8000
 	$(BIN)/python web_app.py
 
-test: $(STAMP) ## run every test against private servers (installs missing ones)
+test: $(STAMP) ## run every test against private servers (installs missing ones; JOBS=1 for one by one)
 	scripts/install_test_servers.sh
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS)
 
 test-rq: $(STAMP) ## run RQ's own worker tests against our worker class (downloads RQ's sdist)
 	$(BIN)/python -m tests.rq_suite
@@ -28,8 +29,11 @@ test-rq: $(STAMP) ## run RQ's own worker tests against our worker class (downloa
 check: $(STAMP) ## lint, check formatting and types, run the unit tests; no servers
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --quiet --check .
-	$(BIN)/mypy --no-error-summary $(CHECKED)
-	$(BIN)/python -m pytest -q tests/unit
+	$(BIN)/python -m pytest -q tests/unit & units=$$!; \
+	types=$$($(BIN)/mypy --no-error-summary $(CHECKED) 2>&1) || failed=1; \
+	wait $$units || failed=1; \
+	[ -z "$$types" ] || echo "$$types"; \
+	exit $${failed:-0}
 
 model: $(STAMP) ## search every reachable state of the protocol's model, and try its mutants
 	$(BIN)/python -m tests.model --traces

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.servers import MariaDbServer, PostgresServer, RedisServer
 
@@ -15,12 +17,29 @@ SERVER_FIXTURES = {
     "mariadb": {"mariadb_server"},
     "postgresql": {"postgres_server"},
 }
+BROWSER = "tests/browser/"
 
 
 def pytest_configure() -> None:
     """A shell that runs the tests in the background has them ignore Ctrl+C, and so every program that they
     start; the tests of Ctrl+C need it heard."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    config.option.loadscopereorder = (
+        False  # the order of the folders: whole installations first, they take longest
+    )
+    return ByFile(config, log)
+
+
+class ByFile(LoadScopeScheduling):  # type: ignore[misc]
+    """Shares the tests out to the processes of `pytest -n` file by file, so that what a file's tests share is
+    made once. The tests in a browser go together: they share a whole installation."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return BROWSER if file.startswith(BROWSER) else file
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
