@@ -11,7 +11,7 @@ CHECKED := $(wildcard app workers core flows scripts benchmarks tests config*.py
 .DEFAULT_GOAL := help
 .SILENT:
 MAKEFLAGS += --no-print-directory
-.PHONY: help run test test-rq check model bench bench-peers bench-window soak lock setup-dev setup-staging setup-prod list-config start-workers clean
+.PHONY: help run test test-rq check model bench bench-peers bench-window bench-transfer soak lock setup-dev setup-staging setup-prod list-config start-workers clean
 
 help: ## list these commands
 	awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ bench-peers: ## install the other task systems that `make bench` compares with, 
 
 bench-window: $(STAMP) ## measure a backlog of ROWS far beyond the ticket window (ROWS=10000000)
 	$(BIN)/python -m benchmarks.window --rows $(ROWS)
+
+bench-transfer: $(STAMP) ## measure a backlog of ROWS moved to Redis and back, beside the naive way (ROWS=200000)
+	$(BIN)/python -m benchmarks.transfer --rows $(ROWS)
 
 soak: $(STAMP) ## kill, freeze and empty everything at every step (ROUNDS, MINUTES, ONLY=kills,redis, ...)
 	scripts/install_test_servers.sh

@@ -391,7 +391,9 @@ def _is_over(seconds: float | None) -> bool:
 
 
 def _may_be_misplaced(route: Route, glance: Glance) -> bool:
-    """False if no row of the kind that this route does not want was seen."""
+    """False if no row of the kind that this route does not want was seen, or a transfer wants it there."""
+    if route.tolerates_both_tracks:
+        return False
     wrong = {
         Track.DATABASE: glance.dispatched,
         Track.REDIS: glance.queued,

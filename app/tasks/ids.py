@@ -25,13 +25,13 @@ MAX_ID = 2**63 - 1
 
 # An operator can compute the bucket in SQL: only a shift, * and %. 9973 is prime: ids of consecutive
 # milliseconds walk through all its residues.
-_BUCKET_FACTOR = 61
-_BUCKET_PRIME = 9973
+BUCKET_FACTOR = 61
+BUCKET_PRIME = 9973
 
 
 def bucket_of(task_id: int) -> int:
     """The task's place in a percentage share, 0 to 99, as a function of the id alone."""
-    return (task_id >> NODE_BITS) * _BUCKET_FACTOR % _BUCKET_PRIME % 100
+    return (task_id >> NODE_BITS) * BUCKET_FACTOR % BUCKET_PRIME % 100
 
 
 def first_id_of(moment: datetime) -> int:

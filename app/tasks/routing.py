@@ -38,6 +38,8 @@ class Route:
     intake: Intake = Intake.OPEN
     intake_until: datetime | None = None
     intake_reason: str | None = None
+    transfer_id: int | None = None
+    moving_to: Track | None = None
 
     def percent_of(self, name: str) -> int:
         """The share of tasks of this name, in percent, that takes the Redis track."""
@@ -65,6 +67,11 @@ class Route:
 
     def waiting_status(self, task_id: int, name: str) -> Status:
         return self.track_of(task_id, name).waiting_status
+
+    @property
+    def tolerates_both_tracks(self) -> bool:
+        """A transfer brings rows to their new track ahead of the flip: none of them is misplaced."""
+        return self.moving_to is not None and not self.fallback
 
     def may_claim(self, track: Track) -> bool:
         return not self.paused and self.fenced_track is not track

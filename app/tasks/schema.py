@@ -15,6 +15,7 @@ from sqlalchemy import (
     Column,
     DateTime,
     Dialect,
+    Float,
     Index,
     Integer,
     MetaData,
@@ -214,6 +215,9 @@ routing = Table(
     Column("intake", String(8), nullable=False, server_default="open"),
     Column("intake_until", UtcDateTime),
     Column("intake_reason", String(500)),
+    # the transfer that has this priority for itself; the track to which it brings rows ahead of the flip
+    Column("transfer_id", BigInteger),
+    Column("moving_to", String(8)),
     CheckConstraint("redis_percent BETWEEN 0 AND 100", name="ck_routing_percent"),
     mysql_engine="InnoDB",
     mysql_charset="utf8mb4",
@@ -319,6 +323,66 @@ schedules = Table(
     CheckConstraint("(cron IS NULL) <> (interval_seconds IS NULL)", name="ck_schedules_recurrence"),
     # the scheduler's look: which is due, and when the next one will be
     Index("ix_schedules_next_run_at", "next_run_at"),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+)
+
+# Runs that bring many waiting tasks from one track to the other. Plan, scope and limits are JSON.
+transfers = Table(
+    "transfers",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("direction", String(8), nullable=False),
+    Column("state", String(10), nullable=False),
+    Column("phase", String(40), nullable=False),
+    Column("plan", LONG_TEXT, nullable=False),
+    Column("plan_hash", String(32), nullable=False),
+    Column("limits", Text, nullable=False),
+    Column("cursors", Text, nullable=False),
+    Column("holder", short_word(100)),
+    Column("lease_until", UtcDateTime),
+    Column("throttle_reason", String(200)),
+    Column("error", Text),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("started_at", UtcDateTime),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+)
+
+# Written in the transaction that moves the rows: a killed run knows by an empty `delivered_at` what it had
+# marked and may not have pushed. `digest` is over the tickets' ids, ascending.
+transfer_batches = Table(
+    "transfer_batches",
+    metadata,
+    Column("transfer_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("priority", PriorityRank, nullable=False),
+    Column("first_id", BigInteger, nullable=False),
+    Column("last_id", BigInteger, nullable=False),
+    Column("marked", Integer, nullable=False),
+    Column("quarantined", Integer, nullable=False),
+    Column("pushed", Integer, nullable=False, server_default="0"),
+    Column("read_back", Integer, nullable=False, server_default="0"),
+    Column("confirmed", Integer, nullable=False, server_default="0"),
+    Column("digest", String(32), nullable=False),
+    Column("mark_seconds", Float, nullable=False),
+    Column("marked_at", UtcDateTime, nullable=False),
+    Column("delivered_at", UtcDateTime),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+)
+
+transfer_events = Table(
+    "transfer_events",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("transfer_id", BigInteger, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("kind", String(40), nullable=False),
+    Column("detail", Text, nullable=False),
+    Index("ix_transfer_events_transfer", "transfer_id"),
     mysql_engine="InnoDB",
     mysql_charset="utf8mb4",
 )

@@ -2,8 +2,9 @@
 
 Split by reader: `submitting` (birth), `claims` (a worker's right), `settling` (the end),
 `turns` (the end of one batch with the claim of the next), `moves` (every other
-transition), `tickets` (what the sweeper asks), `queries` (reading), `schedules` (what runs again),
-`looks` (is there anything to do?), `notices` (waking who waits), `routing`, `registry` (workers, locks).
+transition), `transfers` (many rows from one track to the other), `tickets` (what the sweeper asks),
+`queries` (reading), `schedules` (what runs again), `looks` (is there anything to do?), `notices`
+(waking who waits), `routing`, `registry` (workers, locks).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from app.tasks.store.schedules import ScheduleRows
 from app.tasks.store.settling import Settlements
 from app.tasks.store.submitting import Submissions
 from app.tasks.store.tickets import DispatchedRows
+from app.tasks.store.transfers import TransferRows
 from app.tasks.store.turns import Turns
 
 
@@ -46,6 +48,7 @@ class Store:
     aging: Aging
     looks: Looks
     notices: Notices
+    transfers: TransferRows
 
     @classmethod
     def over(cls, database: Database, *, user_concurrency: int = 0) -> Store:
@@ -72,4 +75,5 @@ class Store:
             aging=Aging(database),
             looks=Looks(database, routing),
             notices=Notices(database),
+            transfers=TransferRows(database),
         )

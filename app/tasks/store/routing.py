@@ -68,19 +68,21 @@ class RoutingTable:
 
         Waits for submissions in flight: when it returns, every later transition obeys the new rules.
         """
-        if "name_percents" in values:
-            values["name_percents"] = json.dumps(values["name_percents"], sort_keys=True)
         wanted = list(priorities)
 
         def work(connection: Connection) -> Routing:
-            connection.execute(
-                update(routing)
-                .where(routing.c.priority.in_(wanted))
-                .values(version=routing.c.version + 1, **values)
-            )
+            change_routing(connection, wanted, **values)
             return read_routing(connection)
 
         return self.remember(self._database.run(work))
+
+
+def change_routing(connection: Connection, priorities: Iterable[Priority], **values: Any) -> None:
+    """As `RoutingTable.change`, in a transaction of the caller's."""
+    if "name_percents" in values:
+        values["name_percents"] = json.dumps(values["name_percents"], sort_keys=True)
+    statement = update(routing).where(routing.c.priority.in_(list(priorities)))
+    connection.execute(statement.values(version=routing.c.version + 1, **values))
 
 
 def read_routing(connection: Connection) -> Routing:
@@ -120,4 +122,6 @@ def route_of(row: AnyRow) -> Route:
         intake=Intake(row.intake),
         intake_until=row.intake_until,
         intake_reason=row.intake_reason,
+        transfer_id=row.transfer_id,
+        moving_to=Track(row.moving_to) if row.moving_to else None,
     )

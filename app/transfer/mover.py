@@ -1,0 +1,394 @@
+"""The mover: runs one transfer from its first batch to the proof that nothing is left.
+
+Two threads mark rows, one picking while the other writes, and a third delivers what was committed, in order.
+A dispatch chases the backlog while the routing still says the database, so that new tasks do not overtake it,
+then flips and goes on; a recall has flipped before. Passes are repeated: what was locked, or committed late,
+is met by the next one. Only a plain count of zero after the flip ends a priority, and an error never does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+
+import structlog
+from sqlalchemy.engine import Connection
+
+from app.tasks.database import CommitUnknown
+from app.tasks.errors import RedisUnavailable, TaskError
+from app.tasks.model import Priority, Ticket, Track
+from app.tasks.queue import TaskQueue
+from app.tasks.store.routing import hold_routing
+from app.tasks.store.transfers import Aim, Candidate
+from app.transfer.batches import BatchRecord, BatchRecords
+from app.transfer.delivery import Delivered, Delivery, Marked
+from app.transfer.errors import Incomplete, NotPossible, Superseded, TransferError
+from app.transfer.plans import Direction
+from app.transfer.records import Transfer, TransferRecords
+from app.transfer.soundness import Soundness
+from app.transfer.steering import Steering
+from app.transfer.throttle import Throttle
+
+MARKERS = 2
+UNDELIVERED_BATCHES = 3
+CHASES = 20
+REST_SECONDS = 0.2
+REDIS_TRIES = 5
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Moving:
+    """How far the run is, for whoever shows it."""
+
+    phase: str
+    moved: int
+    quarantined: int
+    pushed: int
+    confirmed: int
+    planned: int
+    seconds: float
+    throttle_reason: str | None = None
+
+    @property
+    def rows_per_second(self) -> float:
+        return self.moved / self.seconds if self.seconds > 0 else 0.0
+
+
+Watcher = Callable[[Moving], None]
+
+
+class Mover:
+    """Runs one transfer that `holder` holds."""
+
+    def __init__(
+        self,
+        queue: TaskQueue,
+        transfer: Transfer,
+        *,
+        holder: str,
+        watcher: Watcher = lambda moving: None,
+        throttled: bool = True,
+    ) -> None:
+        """Raises `NotPossible` for a dispatch without Redis."""
+        self._queue = queue
+        self._store = queue.store
+        self._transfer = transfer
+        self._holder = holder
+        self._watcher = watcher
+        self._records = TransferRecords(queue.store.database)
+        self._batches = BatchRecords(queue.store.database)
+        self._soundness = Soundness(queue.handlers, payload_limit_bytes=queue.settings.payload_limit_bytes)
+        self._dispatches = transfer.plan.direction is Direction.DISPATCH
+        tickets = queue.tickets if self._dispatches else None
+        throttle = Throttle(queue.store.database, tickets, transfer.limits) if throttled else None
+        self._steering = Steering(self._records, transfer, holder=holder, throttle=throttle)
+        self._delivery: Delivery | None = None
+        if self._dispatches:
+            if queue.tickets is None:
+                raise NotPossible("there is no Redis to dispatch to: RQ_ENABLED is false")
+            self._delivery = Delivery(
+                queue.store, queue.tickets, self._batches, transfer_id=transfer.transfer_id
+            )
+        self._number = 0
+        self._began = time.monotonic()
+        planned = sum(transfer.plan.rows.values())
+        self._moving = Moving("beginning", 0, 0, 0, 0, planned, 0.0)
+
+    @property
+    def transfer_id(self) -> int:
+        return self._transfer.transfer_id
+
+    def run(self) -> Moving:
+        """Move everything. Returns the figures of this run; earlier runs of the transfer have their own.
+
+        Raises `Superseded` when it was aborted or taken over, `Incomplete` when rows stay locked, and the
+        errors of database and Redis. After any but `Superseded` the transfer is recorded as failed, and can
+        be resumed.
+        """
+        try:
+            self._number = self._batches.next_number(self._transfer.transfer_id) - 1
+            self._deliver_left_over()
+            for priority in self._transfer.plan.targets:
+                self._bring(priority)
+            self._records.complete(self._transfer.transfer_id, holder=self._holder)
+        except Superseded:
+            raise
+        except (TaskError, TransferError, KeyboardInterrupt) as error:
+            self._give_up(error)
+            raise
+        return self._moving
+
+    def _give_up(self, error: BaseException) -> None:
+        said = f"{type(error).__name__}: {error}".rstrip(": ")
+        with suppress(TaskError):  # the database may be what failed: then the lease ends by itself
+            self._records.fail(self._transfer.transfer_id, holder=self._holder, error=said)
+
+    def _deliver_left_over(self) -> None:
+        for record in self._batches.undelivered(self._transfer.transfer_id):
+            if self._delivery is None:
+                self._batches.delivered(self._transfer.transfer_id, record.number)
+            else:
+                self._delivery.deliver_again(record)
+
+    # --- one priority -------------------------------------------------------------------------------
+
+    def _bring(self, priority: Priority) -> None:
+        route = self._store.routing.refresh()[priority]
+        aim = self._transfer.plan.aim(route)
+        if self._delivery is not None:
+            self._delivery.prepare(priority)
+            if route.moving_to is Track.REDIS:
+                self._enter(f"{priority.value}: ahead of the flip")
+                self._chase(aim)
+                self._records.flip(self._transfer, priority)
+                self._queue.waking.rules_changed([priority])
+        else:
+            self._queue.waking.rules_changed([priority])
+        self._enter(f"{priority.value}: until none is left")
+        self._until_none(aim)
+        self._records.note(self._transfer.transfer_id, "priority complete", priority=priority.value)
+        if not self._dispatches:
+            self._clear_tickets(priority)
+
+    def _chase(self, aim: Aim) -> None:
+        """Pass after pass until one finds no more than a batch: what comes in meanwhile is soon less."""
+        for _ in range(CHASES):
+            if self._pass(aim) <= self._steering.chunk.rows:
+                return
+
+    def _until_none(self, aim: Aim) -> None:
+        """Raises `Incomplete` if rows are left and for `patience_seconds` none could be moved."""
+        last_progress = time.monotonic()
+        while True:
+            moved = self._pass(aim)
+            left = self._store.transfers.count(aim)
+            if left == 0:
+                return
+            now = time.monotonic()
+            if moved:
+                last_progress = now
+                continue
+            if now - last_progress > self._transfer.limits.patience_seconds:
+                raise Incomplete(f"{left} rows of {aim.route.priority.value} stay locked by somebody else")
+            self._steering.wait(REST_SECONDS)
+
+    def _clear_tickets(self, priority: Priority) -> None:
+        """All rows of a whole recall are back: what is left in the queue is stale."""
+        tickets = self._queue.tickets
+        if tickets is None or not self._transfer.plan.scope.is_whole or not tickets.health.worth_a_try:
+            return
+        with suppress(RedisUnavailable):  # stale tickets do no harm
+            tickets.clear(priority)
+            tickets.close_overflow(priority)
+
+    def _enter(self, phase: str) -> None:
+        self._steering.course.phase = phase
+        self._moving = replace(self._moving, phase=phase)
+        log.info("transfer.phase", transfer=self._transfer.transfer_id, phase=phase)
+
+    # --- one pass -----------------------------------------------------------------------------------
+
+    def _pass(self, aim: Aim) -> int:
+        """Walk once along the backlog. Returns how many rows it took out of it."""
+        total = 0
+        for confirmed_in in self._stretches(aim):
+            total += self._walk(_Walk(aim, confirmed_in))
+        return total
+
+    def _stretches(self, aim: Aim) -> Iterator[int]:
+        """The values of `confirmed_in` among the rows: within one, the index gives the order."""
+        if self._dispatches:
+            yield 0
+            return
+        last = -1
+        while (found := self._store.transfers.next_confirmed(aim, after=last)) is not None:
+            yield found
+            last = found
+
+    def _walk(self, walk: _Walk) -> int:
+        """Keep the markers and the delivery busy until there is nothing to pick; then wait for all."""
+        total = 0
+        marking: deque[Future[Marked | None]] = deque()
+        delivering: deque[Future[Delivered]] = deque()
+        with ThreadPoolExecutor(MARKERS) as markers, ThreadPoolExecutor(1) as carrier:
+            try:
+                while True:
+                    while len(marking) < MARKERS and not walk.over:
+                        rows = self._steering.batch_rows()
+                        marking.append(markers.submit(self._mark, walk, walk.next_turn(), rows))
+                    if not marking:
+                        break
+                    batch = marking.popleft().result()
+                    if batch is not None:
+                        total += batch.record.marked + batch.record.quarantined
+                        self._marked(walk, batch)
+                        delivering.append(carrier.submit(self._carry, batch))
+                    while len(delivering) > UNDELIVERED_BATCHES:
+                        self._delivered(delivering.popleft().result())
+                for carried in delivering:
+                    self._delivered(carried.result())
+            except BaseException:
+                walk.over = True
+                carrier.shutdown(cancel_futures=True)
+                raise
+        return total
+
+    def _marked(self, walk: _Walk, batch: Marked) -> None:
+        record = batch.record
+        self._steering.spent(record.marked + record.quarantined, record.mark_seconds)
+        self._steering.course.cursors[record.priority.value] = record.last_id
+        self._moving = replace(
+            self._moving,
+            moved=self._moving.moved + record.marked,
+            quarantined=self._moving.quarantined + record.quarantined,
+            seconds=time.monotonic() - self._began,
+            throttle_reason=self._steering.throttle_reason,
+        )
+        self._watcher(self._moving)
+
+    def _delivered(self, done: Delivered) -> None:
+        self._moving = replace(
+            self._moving,
+            pushed=self._moving.pushed + done.pushed,
+            confirmed=self._moving.confirmed + done.confirmed,
+            seconds=time.monotonic() - self._began,
+        )
+
+    # --- one batch ----------------------------------------------------------------------------------
+
+    def _mark(self, walk: _Walk, turn: int, limit: int) -> Marked | None:
+        """Pick, judge, mark and record in one transaction; None: nothing was there to pick."""
+        number = 0
+        made: Marked | None = None
+
+        def work(on: Connection) -> None:
+            nonlocal number, made
+            began = time.monotonic()
+            made = None
+            with walk.in_turn(turn):  # the next one picks behind us while we write
+                self._hold(on, walk.aim)
+                rows = self._pick(on, walk, limit)
+                if not rows:
+                    walk.over = True
+                    return
+                walk.after_id = rows[-1].task_id
+                self._number += 1
+                number = self._number
+            made = self._write(on, walk, rows, number, began)
+
+        try:
+            self._store.database.run(work)
+        except CommitUnknown:
+            if made is None or not self._batches.has(self._transfer.transfer_id, number):
+                raise
+        finally:
+            walk.end_turn(turn)
+        return made
+
+    def _hold(self, on: Connection, aim: Aim) -> None:
+        """The routing, held until the commit: it must still be ours, and must not flee from Redis."""
+        priority = aim.route.priority
+        rules, _ = hold_routing(on, [priority])
+        if rules[priority].transfer_id != self._transfer.transfer_id:
+            raise Superseded(f"transfer {self._transfer.transfer_id} no longer has {priority.value}")
+        if self._dispatches and rules[priority].fallback:
+            raise RedisUnavailable("the tasks have fallen back to the database: resume when Redis is back")
+
+    def _pick(self, on: Connection, walk: _Walk, limit: int) -> list[Candidate]:
+        return self._store.transfers.pick(
+            on,
+            walk.aim,
+            after_id=walk.after_id,
+            limit=limit,
+            confirmed_in=walk.confirmed_in,
+            payload_limit_bytes=self._soundness.payload_limit_bytes,
+        )
+
+    def _write(self, on: Connection, walk: _Walk, rows: list[Candidate], number: int, began: float) -> Marked:
+        store, priority = self._store.transfers, walk.aim.route.priority
+        flaws = {}
+        if self._dispatches:
+            flaws = self._soundness.flaws(rows, lambda ids: store.payloads(on, ids))
+        sound = [row for row in rows if row.task_id not in flaws] if flaws else rows
+        incarnation = self._delivery.incarnation(priority) if self._delivery else 0
+        store.mark(on, [row.task_id for row in sound], walk.aim.track, confirmed_in=incarnation)
+        store.quarantine(on, flaws, transfer_id=self._transfer.transfer_id)
+        tickets = [
+            Ticket(row.task_id, row.epoch + 1, priority, row.name, row.timeout_seconds) for row in sound
+        ]
+        record = BatchRecord(
+            number=number,
+            priority=priority,
+            first_id=rows[0].task_id,
+            last_id=rows[-1].task_id,
+            marked=len(sound),
+            quarantined=len(flaws),
+            digest=_digest(tickets),
+            mark_seconds=time.monotonic() - began,
+        )
+        self._batches.add(on, self._transfer.transfer_id, record)
+        return Marked(record, tickets, incarnation)
+
+    def _carry(self, batch: Marked) -> Delivered:
+        """Deliver; an outage of Redis that is over soon is waited for."""
+        if self._delivery is None:
+            self._queue.waking.again([(Track.DATABASE, batch.record.priority)])
+            self._batches.delivered(self._transfer.transfer_id, batch.record.number)
+            return Delivered()
+        try:
+            return self._delivery.deliver(batch)
+        except RedisUnavailable:
+            return self._carry_again(self._delivery, batch.record)
+
+    def _carry_again(self, delivery: Delivery, record: BatchRecord) -> Delivered:
+        """Nobody knows what arrived: what stands in the queue is not pushed twice."""
+        for _ in range(REDIS_TRIES - 1):
+            time.sleep(REST_SECONDS)
+            with suppress(RedisUnavailable):
+                return delivery.deliver_again(record)
+        return delivery.deliver_again(record)
+
+
+class _Walk:
+    """One way along the rows of an aim, ascending. The markers pick in turns, so that what is delivered in
+    the order of their turns is in the order of service."""
+
+    def __init__(self, aim: Aim, confirmed_in: int) -> None:
+        self.aim = aim
+        self.confirmed_in = confirmed_in
+        self.after_id = 0
+        self.over = False
+        self._turns = itertools.count()
+        self._turn = 0
+        self._changed = threading.Condition()
+
+    def next_turn(self) -> int:
+        return next(self._turns)
+
+    @contextmanager
+    def in_turn(self, turn: int) -> Iterator[None]:
+        """Alone, after all turns before. A repeated transaction comes again after its turn."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._turn >= turn)
+            yield
+        self.end_turn(turn)
+
+    def end_turn(self, turn: int) -> None:
+        """Also of one that never came to pick: the next ones wait for it."""
+        with self._changed:
+            self._turn = max(self._turn, turn + 1)
+            self._changed.notify_all()
+
+
+def _digest(tickets: list[Ticket]) -> str:
+    text = "\n".join([ticket.job_id for ticket in tickets])
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -1,0 +1,153 @@
+"""What a transfer is to do, as values: direction, scope, limits, and the routing that it leads to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from app.tasks.model import PRIORITIES, Priority, Status, Track
+from app.tasks.routing import Route, Routing
+from app.tasks.store import Store
+from app.tasks.store.transfers import Aim
+from app.transfer.errors import NotPossible
+
+
+class Direction(StrEnum):
+    DISPATCH = "dispatch"
+    RECALL = "recall"
+
+    @property
+    def track(self) -> Track:
+        """Where the rows go."""
+        return Track.REDIS if self is Direction.DISPATCH else Track.DATABASE
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which tasks: of these priorities, of one name if it is given, and of those `percent` in a hundred,
+    the same ones each time."""
+
+    priorities: tuple[Priority, ...] = PRIORITIES
+    name: str | None = None
+    percent: int = 100
+
+    @property
+    def is_whole(self) -> bool:
+        """All tasks of the priorities."""
+        return self.name is None and self.percent == 100
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How fast, and what makes it wait. None: no limit."""
+
+    rows_per_second: float | None = None
+    chunk_seconds: float = 0.25
+    batch_rows: int = 10_000
+    patience_seconds: float = 60.0
+    database_threads: int | None = 32
+    lock_waits: int | None = 8
+    database_milliseconds: float | None = 200.0
+    redis_memory_percent: float | None = 85.0
+    redis_milliseconds: float | None = 100.0
+
+    def __post_init__(self) -> None:
+        if self.rows_per_second is not None and self.rows_per_second <= 0:
+            raise NotPossible("the rate must be above 0 rows a second")
+        if self.batch_rows < 1:
+            raise NotPossible("a batch needs at least one row")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The routing of one priority after the transfer."""
+
+    redis_percent: int
+    name_percents: Mapping[str, int] = field(default_factory=dict)
+
+    def applied_to(self, route: Route) -> Route:
+        names = dict(self.name_percents)
+        return replace(route, redis_percent=self.redis_percent, name_percents=names, fallback=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Direction, scope, the routing at the end, and how many rows there are to move now."""
+
+    direction: Direction
+    scope: Scope
+    targets: Mapping[Priority, Target]
+    rows: Mapping[Priority, int] = field(default_factory=dict)
+
+    @property
+    def hash(self) -> str:
+        """Names what is to be done, not how many rows wait at the moment: 16 hexadecimal digits."""
+        what = self.to_json()
+        del what["rows"]
+        text = json.dumps(what, sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+    def aim(self, route: Route) -> Aim:
+        """The rows of this route that are to move."""
+        return Aim(self.targets[route.priority].applied_to(route), self.direction.track)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "direction": self.direction.value,
+            "scope": asdict(self.scope),
+            "targets": {priority.value: asdict(target) for priority, target in self.targets.items()},
+            "rows": {priority.value: count for priority, count in self.rows.items()},
+        }
+
+    @classmethod
+    def of_json(cls, data: Mapping[str, Any]) -> Plan:
+        scope = data["scope"]
+        return cls(
+            direction=Direction(data["direction"]),
+            scope=Scope(tuple(map(Priority, scope["priorities"])), scope["name"], scope["percent"]),
+            targets={Priority(name): Target(**target) for name, target in data["targets"].items()},
+            rows={Priority(name): count for name, count in data["rows"].items()},
+        )
+
+
+def make_plan(store: Store, direction: Direction, scope: Scope) -> Plan:
+    """The plan for this scope as things are now. Changes nothing.
+
+    Raises `NotPossible` for a scope that names nothing, and `DatabaseUnavailable`.
+    """
+    if not scope.priorities or not 1 <= scope.percent <= 100:
+        raise NotPossible("the scope needs a priority and a share of 1 to 100 percent")
+    rules = store.routing.refresh()
+    missing = [priority.value for priority in scope.priorities if priority not in rules]
+    if missing:
+        raise NotPossible(f"no routing yet for {', '.join(missing)}: start the web app or the workers once")
+    targets = {priority: _target(direction, scope, rules[priority]) for priority in scope.priorities}
+    plan = Plan(direction, scope, targets)
+    return replace(plan, rows=rows_to_move(store, plan, rules))
+
+
+def rows_to_move(store: Store, plan: Plan, rules: Routing) -> dict[Priority, int]:
+    """How many rows of each priority wait on the other track, as an unlocked count."""
+    return {priority: store.transfers.count(plan.aim(rules[priority])) for priority in plan.targets}
+
+
+def waiting_and_running(store: Store, priorities: tuple[Priority, ...]) -> int:
+    """Tasks of these priorities that are claimable or run at the moment: what a drain waits for."""
+    counts = store.transfers.count_of((Status.QUEUED, Status.DISPATCHED, Status.PROCESSING))
+    return sum(count for (priority, _), count in counts.items() if priority in priorities)
+
+
+def _target(direction: Direction, scope: Scope, route: Route) -> Target:
+    dispatch = direction is Direction.DISPATCH
+    if scope.is_whole:
+        return Target(100 if dispatch else 0)
+    whole, names = route.redis_percent, dict(route.name_percents)
+    now = names.get(scope.name, whole) if scope.name is not None else whole
+    share = max(now, scope.percent) if dispatch else min(now, 100 - scope.percent)
+    if scope.name is not None:
+        return Target(whole, names | {scope.name: share})
+    return Target(share, names)

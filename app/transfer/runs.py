@@ -1,0 +1,129 @@
+"""The verbs of transfers: start one, take up one that was cut short, drain before a planned rollback."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from app.tasks.model import Priority
+from app.tasks.queue import TaskQueue
+from app.tasks.routing import Intake
+from app.transfer.errors import NotPossible
+from app.transfer.holders import is_dead, this_process
+from app.transfer.mover import Mover, Moving, Watcher
+from app.transfer.plans import Direction, Limits, Plan, Scope, make_plan, rows_to_move, waiting_and_running
+from app.transfer.records import OPEN, Transfer, TransferRecords
+
+DRAIN_LOOK_SECONDS = 0.2
+
+
+def _unwatched(moving: Moving) -> None:
+    """Nobody looks."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    """What a planned rollback came to. `undrained`: tasks that had not ended when the drain's time was over;
+    `remaining`: rows that still wait in Redis, 0 if it is complete."""
+
+    status: str
+    transfer_id: int
+    undrained: int
+    recalled: int
+    remaining: int
+
+
+def start(
+    queue: TaskQueue,
+    plan: Plan,
+    limits: Limits,
+    *,
+    take_over: bool = False,
+    watcher: Watcher = _unwatched,
+) -> Mover:
+    """Record the transfer and make its mover, held by this process.
+
+    Raises `PriorityTaken` if another transfer has one of the priorities, unless `take_over` aborts it, and
+    `NotPossible` for a dispatch without Redis.
+    """
+    if plan.direction is Direction.DISPATCH and queue.tickets is None:
+        raise NotPossible("there is no Redis to dispatch to: RQ_ENABLED is false")
+    holder = this_process()
+    transfer = TransferRecords(queue.store.database).begin(plan, limits, holder=holder, take_over=take_over)
+    return Mover(queue, transfer, holder=holder, watcher=watcher)
+
+
+def resume(
+    queue: TaskQueue,
+    direction: Direction,
+    *,
+    transfer_id: int | None = None,
+    watcher: Watcher = _unwatched,
+) -> Mover:
+    """Take up a transfer whose process is gone; without an id the newest open one of the direction.
+
+    One that is merely paused, in a living process, is told to go on, and `HolderLives` is raised. Raises
+    `NotPossible` if there is nothing to resume.
+    """
+    records = TransferRecords(queue.store.database)
+    found = open_transfer(records, direction, transfer_id)
+    records.resume(found.transfer_id)
+    holder = this_process()
+    transfer = records.take(found.transfer_id, holder=holder, is_dead=is_dead)
+    return Mover(queue, transfer, holder=holder, watcher=watcher)
+
+
+def open_transfer(records: TransferRecords, direction: Direction, transfer_id: int | None) -> Transfer:
+    """The transfer that a verb means. Raises `NotPossible`."""
+    if transfer_id is not None:
+        return records.get(transfer_id)
+    found = records.latest(direction, states=OPEN)
+    if found is None:
+        raise NotPossible(f"there is no open {direction.value} to go on with")
+    return found
+
+
+def roll_back_planned(
+    queue: TaskQueue,
+    scope: Scope,
+    limits: Limits,
+    *,
+    drain_seconds: float,
+    reason: str,
+    watcher: Watcher = _unwatched,
+    waiting: Callable[[int], None] = lambda left: None,
+) -> RolledBack:
+    """Hold new tasks, let those that wait and run come to their end, then recall whatever is left.
+
+    The hold ends with the rollback, whatever became of it; held tasks go by the new routing.
+    """
+    queue.pause_intake(reason=reason, mode=Intake.HOLD)
+    try:
+        undrained = drain(queue, scope.priorities, limit_seconds=drain_seconds, waiting=waiting)
+        plan = make_plan(queue.store, Direction.RECALL, scope)
+        mover = start(queue, plan, limits, take_over=True, watcher=watcher)
+        done = mover.run()
+        left = sum(rows_to_move(queue.store, plan, queue.store.routing.refresh()).values())
+    finally:
+        queue.resume_intake()
+    status = "rollback_completed" if left == 0 else "rollback_incomplete"
+    return RolledBack(status, mover.transfer_id, undrained, done.moved, left)
+
+
+def drain(
+    queue: TaskQueue,
+    priorities: tuple[Priority, ...],
+    *,
+    limit_seconds: float,
+    waiting: Callable[[int], None] = lambda left: None,
+) -> int:
+    """Wait until none of these priorities waits or runs, for `limit_seconds` at most. Returns how many are
+    left. `waiting` is told at each look."""
+    until = time.monotonic() + limit_seconds
+    while True:
+        left = waiting_and_running(queue.store, priorities)
+        waiting(left)
+        if not left or time.monotonic() >= until:
+            return left
+        time.sleep(DRAIN_LOOK_SECONDS)

@@ -1,0 +1,92 @@
+"""What stands between two batches: the lease, an operator's wish, pressure on the servers, the rate."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from app.transfer.pacing import ChunkSize, Rate
+from app.transfer.records import State, Transfer, TransferRecords
+from app.transfer.throttle import Throttle
+
+BEAT_SECONDS = 1.0
+STEP_SECONDS = 0.1
+
+
+@dataclass(slots=True)
+class Course:
+    """Where the run is: shown to operators, and kept in the transfer's row."""
+
+    phase: str = "beginning"
+    cursors: dict[str, int] = field(default_factory=dict)
+
+
+class Steering:
+    """`holder` runs the transfer; `throttle` None: nothing is held back, as when every second counts."""
+
+    def __init__(
+        self,
+        records: TransferRecords,
+        transfer: Transfer,
+        *,
+        holder: str,
+        throttle: Throttle | None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        limits = transfer.limits
+        self.chunk = ChunkSize(seconds=limits.chunk_seconds, largest=limits.batch_rows)
+        self.course = Course(cursors=dict(transfer.cursors))
+        self.throttle_reason: str | None = None
+        self._records = records
+        self._transfer_id = transfer.transfer_id
+        self._holder = holder
+        self._throttle = throttle
+        self._rate = Rate(limits.rows_per_second)
+        self._sleep = sleep
+        self._next_beat = 0.0
+
+    def batch_rows(self) -> int:
+        """Wait for as long as there is a reason to, then say how many rows the next batch may have.
+
+        Raises `Superseded` once the transfer is aborted or somebody else's, and `DatabaseUnavailable`.
+        """
+        while True:
+            if self._beat() is not State.PAUSED and not self._held_back() and not self._rate.wait_seconds:
+                return self._rate.largest_batch(self.chunk.rows)
+            self._sleep(max(0.005, min(STEP_SECONDS, self._rate.wait_seconds or STEP_SECONDS)))
+
+    def spent(self, rows: int, seconds: float) -> None:
+        """A batch was marked."""
+        self._rate.spend(rows)
+        self.chunk.took(rows, seconds)
+
+    def wait(self, seconds: float) -> None:
+        """Rest, and keep the lease."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self._beat()
+            self._sleep(min(STEP_SECONDS, left))
+
+    def _beat(self) -> State:
+        now = time.monotonic()
+        if now < self._next_beat:
+            return self._records.state(self._transfer_id, holder=self._holder)
+        self._next_beat = now + BEAT_SECONDS
+        return self._records.beat(
+            self._transfer_id,
+            holder=self._holder,
+            phase=self.course.phase,
+            throttle_reason=self.throttle_reason,
+            cursors=self.course.cursors,
+        )
+
+    def _held_back(self) -> bool:
+        reason = self._throttle.reason() if self._throttle is not None else None
+        if bool(reason) != bool(self.throttle_reason):
+            self._next_beat = 0.0
+            self._records.note(self._transfer_id, "throttled" if reason else "unthrottled", reason=reason)
+            if reason:
+                self.chunk.halve()
+        self.throttle_reason = reason
+        return reason is not None

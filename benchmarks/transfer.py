@@ -1,0 +1,206 @@
+"""`python -m benchmarks.transfer`: a backlog moved from MariaDB to Redis, and back, beside the naive way.
+
+On MariaDB with full durability. Ours is a dispatch as an operator starts it: marked, pushed, read back and
+confirmed, with the window as long as the backlog, so that every row gets its ticket. The naive way is an ORM
+row, `Queue.enqueue` and a commit, row by row. Rounds of both take turns.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import tempfile
+import threading
+import time
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from rq import Queue
+from sqlalchemy import create_engine, select
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from app.system import System, build_system
+from app.tasks.ids import first_id_of
+from app.tasks.model import Priority
+from app.tasks.routing import Route
+from app.transfer.holders import this_process
+from app.transfer.mover import Mover, Moving
+from app.transfer.plans import Direction, Limits, Scope, make_plan
+from app.transfer.records import TransferRecords
+from benchmarks.peers import PAYLOAD
+from benchmarks.processes import memory
+from benchmarks.window import LargeMariaDb
+from config import Config
+from tests.servers import MariaDbServer, RedisServer
+
+LOAD_ROWS = 20_000
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class NaiveTask(Base):
+    """The same table, as an application's ORM sees it."""
+
+    __tablename__ = "tasks"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    status: Mapped[str]
+    priority: Mapped[int]
+    epoch: Mapped[int]
+    payload: Mapped[str]
+
+
+@click.command(help=__doc__)
+@click.option("--rows", default=200_000, show_default=True, help="Rows of our backlog, per round.")
+@click.option("--naive-rows", default=3_000, show_default=True, help="Rows of the naive way, per round.")
+@click.option("--rounds", default=3, show_default=True)
+@click.option("--output", type=click.Path(path_type=Path), default=Path("var/bench-transfer.json"))
+def main(rows: int, naive_rows: int, rounds: int, output: Path) -> None:
+    ours: list[float] = []
+    back: list[float] = []
+    naive: list[float] = []
+    peak_megabytes = 0.0
+    with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
+        redis = stack.enter_context(RedisServer())
+        mariadb = stack.enter_context(LargeMariaDb(durable=True))
+        for number in range(rounds):
+            system = installed(Path(folder) / str(number), mariadb, redis, window=2 * rows)
+            load(system, naive_rows)
+            naive.append(_report("naive rows per second", naive_way(system, redis)))
+            _empty(system, redis)
+            load(system, rows)
+            with Peak() as peak:
+                ours.append(_report("dispatched rows per second", moved(system, Direction.DISPATCH)))
+            peak_megabytes = max(peak_megabytes, peak.megabytes)
+            _check(system, rows)
+            back.append(_report("recalled rows per second", moved(system, Direction.RECALL)))
+            system.close()
+    figures: dict[str, Any] = {
+        "rows": rows,
+        "machine": platform.platform(),
+        "dispatched_rows_per_second": ours,
+        "recalled_rows_per_second": back,
+        "naive_rows_per_second": naive,
+        "ratio": statistics.median(ours) / statistics.median(naive),
+        "peak_memory_megabytes": peak_megabytes,
+    }
+    _report("times the naive way (medians)", figures["ratio"])
+    _report("peak memory of the mover, MB", peak_megabytes)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps({"at": datetime.now(UTC).isoformat()} | figures, indent=2))
+    click.echo(f"All figures: {output}")
+
+
+def _report(what: str, value: Any) -> Any:
+    click.echo(f"{what:40} {value:,}" if isinstance(value, int) else f"{what:40} {value:,.1f}")
+    return value
+
+
+def installed(folder: Path, mariadb: MariaDbServer, redis: RedisServer, *, window: int) -> System:
+    """A fresh system whose tasks wait in the database."""
+    config = Config.for_tests(
+        DATABASE_URL=mariadb.create_database(),
+        RQ_REDIS_URL=redis.url,
+        VAR_DIR=str(folder),
+        RQ_HYBRID_MODE=True,
+        RQ_ROLLOUT_PERCENT=0,
+        RQ_TICKET_WINDOW=window,
+        TASK_MODULES=("benchmarks.tasks", "app.handlers.testing"),
+        LOG_LEVEL="error",
+    )
+    system = build_system(config)
+    system.prepare()
+    return system
+
+
+def load(system: System, rows: int) -> None:
+    """A backlog of QUEUED rows, in SQL."""
+    first = first_id_of(datetime.now(UTC))
+    payload = json.dumps(PAYLOAD)
+    for start in range(0, rows, LOAD_ROWS):
+        values = ",".join(
+            f"({first + (number << 14)},'test.noop','QUEUED',2,1,%s,UTC_TIMESTAMP(6),UTC_TIMESTAMP(6))"
+            for number in range(start, min(rows, start + LOAD_ROWS))
+        )
+        count = min(rows, start + LOAD_ROWS) - start
+        statement = (
+            "INSERT INTO tasks (id, name, status, priority, epoch, payload, created_at, waiting_since)"
+            f" VALUES {values}"
+        )
+        system.store.database.run(
+            lambda on, text=statement, n=count: on.exec_driver_sql(text, (payload,) * n)  # type: ignore[misc]
+        )
+
+
+def moved(system: System, direction: Direction) -> float:
+    """Rows a second of one whole transfer of the normal queue."""
+    records = TransferRecords(system.store.database)
+    plan = make_plan(system.store, direction, Scope((Priority.NORMAL,)))
+    total = sum(plan.rows.values())
+    began = time.perf_counter()
+    transfer = records.begin(plan, Limits(patience_seconds=10), holder=this_process())
+    done: Moving = Mover(system.queue, transfer, holder=this_process()).run()
+    seconds = time.perf_counter() - began
+    assert done.moved == total, f"{done.moved} of {total} rows moved"
+    return total / seconds
+
+
+def naive_way(system: System, redis: RedisServer) -> float:
+    """Rows a second by an ORM row, `Queue.enqueue` and a commit each."""
+    queue = Queue("naive", connection=redis.client())
+    engine = create_engine(system.config.DATABASE_URL)
+    count = 0
+    with Session(engine) as session:
+        began = time.perf_counter()
+        for task in session.scalars(select(NaiveTask).where(NaiveTask.status == "QUEUED")).all():
+            queue.enqueue("app.jobs.run_ticket", task.id, task.epoch, job_id=f"naive-{task.id}")
+            task.status = "DISPATCHED"
+            session.commit()
+            count += 1
+        seconds = time.perf_counter() - began
+    engine.dispose()
+    return count / seconds
+
+
+def _empty(system: System, redis: RedisServer) -> None:
+    redis.client().flushall()
+    system.store.database.run(lambda on: on.exec_driver_sql("TRUNCATE TABLE tasks"))
+
+
+def _check(system: System, rows: int) -> None:
+    assert system.tickets is not None
+    assert system.tickets.lengths()[Priority.NORMAL] == rows
+    route: Route = system.store.routing.refresh()[Priority.NORMAL]
+    assert (route.redis_percent, route.transfer_id) == (100, None)
+
+
+class Peak:
+    """The most memory that this process had inside the block, sampled."""
+
+    def __init__(self) -> None:
+        self.megabytes = 0.0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Peak:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.1):
+            self.megabytes = max(self.megabytes, memory([os.getpid()]).pss)
+
+
+if __name__ == "__main__":
+    main()
