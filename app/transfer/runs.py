@@ -45,13 +45,20 @@ def start(
     """Record the transfer and make its mover, held by this process.
 
     Raises `PriorityTaken` if another transfer has one of the priorities, unless `take_over` aborts it, and
-    `NotPossible` for a dispatch without Redis.
+    `NotPossible` for a dispatch while there is no Redis.
     """
-    if plan.direction is Direction.DISPATCH and queue.tickets is None:
-        raise NotPossible("there is no Redis to dispatch to: RQ_ENABLED is false")
+    if plan.direction is Direction.DISPATCH:
+        _require_redis(queue)
     holder = this_process()
     transfer = TransferRecords(queue.store.database).begin(plan, limits, holder=holder, take_over=take_over)
     return Mover(queue, transfer, holder=holder, watcher=watcher)
+
+
+def _require_redis(queue: TaskQueue) -> None:
+    if queue.tickets is None:
+        raise NotPossible("there is no Redis to dispatch to: RQ_ENABLED is false")
+    if not queue.tickets.ping():
+        raise NotPossible("Redis does not answer: nothing was begun")
 
 
 def resume(

@@ -18,6 +18,7 @@ from app.tasks.store import Store
 from app.tasks.tickets import RQQueueManager
 from app.transfer import runs
 from app.transfer.batches import BatchRecords
+from app.transfer.delivery import Delivery
 from app.transfer.errors import HolderLives, Incomplete, NotPossible, PriorityTaken, Superseded
 from app.transfer.holders import is_dead, this_process
 from app.transfer.mover import Mover
@@ -373,6 +374,20 @@ def test_a_batch_that_was_marked_and_never_pushed_is_delivered_by_the_resume(
     assert len(set(listed(raw, "normal"))) == len(listed(raw, "normal")) == 30
     assert records.get(mover.transfer_id).state is State.COMPLETED
     assert BatchRecords(queue.store.database).undelivered(mover.transfer_id) == []
+
+
+def test_a_batch_that_nobody_delivers_again_is_found_by_the_sweeper(
+    rows: Rows, make_queue: MakeQueue, tickets: RQQueueManager, raw: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = make_queue(tickets, ticket_grace_seconds=0)
+    first = rows.put(count=30)
+    with monkeypatch.context() as broken:
+        broken.setattr(Delivery, "deliver", lambda *_: (_ for _ in ()).throw(DatabaseUnavailable("killed")))
+        with pytest.raises(DatabaseUnavailable):
+            dispatch(queue, Scope((Priority.NORMAL,))).run()
+    assert rows.row(first)["confirmed_in"] != 0
+    Sweeper(queue, holder="sweeper").full_pass()
+    assert sorted(listed(raw, "normal")) == sorted(f"t{task_id}-e4" for task_id in range(first, first + 30))
 
 
 def test_an_error_at_any_statement_never_reads_as_complete(

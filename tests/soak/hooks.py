@@ -22,13 +22,20 @@ from tests.soak.points import here, passing
 
 LUA = Path(manager.__file__).parent / "lua"
 # Scripts that move tickets, by the step that they are for. Others only look, or clear what is worth nothing.
-STEP_OF_SCRIPT = {"take": "fetch", "finish": "end", "push": "push"}
+STEP_OF_SCRIPT = {"take": "fetch", "finish": "end", "push": "push", "look": "look"}
 # Read, show, or take away what is worth nothing; a kill around them is a kill between the steps above.
 NO_STEP = frozenset(
-    {"absent", "give_back", "look", "next_job", "overflow", "present", "remove", "ring", "workers"},
+    {"absent", "give_back", "next_job", "overflow", "present", "remove", "ring", "workers"},
 )
 _EVALSHA = re.compile(rb"EVALSHA\r\n\$40\r\n([0-9a-f]{40})")
 _KINDS = "soak kinds"
+_MOVES = (
+    ("INSERT INTO transfers ", "begin"),
+    ("UPDATE tasks SET status", "mark"),
+    ("UPDATE transfer_batches SET", "deliver"),
+    ("UPDATE routing SET", "flip"),
+    ("UPDATE transfers SET", "finish"),
+)
 _UPDATE_TASKS = re.compile(r"\s*UPDATE tasks SET (.*)", re.IGNORECASE | re.DOTALL)
 
 
@@ -75,7 +82,9 @@ def _wrap_redis(steps: dict[bytes, str]) -> None:
 
 
 def _redis_point(step: str, moment: str) -> str:
-    if step == "push" and here.role == "sweeper":
+    if step == "push" and here.role == "mover":
+        step = "move"
+    elif step == "push" and here.role == "sweeper":
         step = "heal"
     elif step == "push" and here.role == "submitter":
         return {"unsent": "submit.committed", "answered": "submit.pushed"}.get(moment, f"submit.{moment}")
@@ -91,8 +100,8 @@ def _wrap_transactions() -> None:
         kind = _kind_of(statement)
         if kind == "submit":
             passing("submit.open")
-        elif kind is not None:
-            on.info.setdefault(_KINDS, set()).add(kind)
+        elif kind is not None and not (here.role == "mover" and on.info.get(_KINDS)):
+            on.info.setdefault(_KINDS, set()).add(kind)  # a mover's transactions are named by how they begin
 
     @event.listens_for(Engine, "rollback")
     def forget(on: Connection) -> None:
@@ -113,6 +122,8 @@ def _kind_of(statement: str) -> str | None:
     """What a statement does for its transaction: claim, settle, heal, submit, or nothing of interest."""
     if here.role == "submitter":
         return "submit" if statement.lstrip().upper().startswith("INSERT INTO TASKS") else None
+    if here.role == "mover":
+        return _kind_of_move(statement)
     found = _UPDATE_TASKS.match(statement)
     if found is None:
         return None
@@ -122,6 +133,12 @@ def _kind_of(statement: str) -> str | None:
     if "attempt" in changes:  # only a claim counts attempts
         return "claim"
     return "settle" if "status" in changes else None
+
+
+def _kind_of_move(statement: str) -> str | None:
+    found = (kind for start, kind in _MOVES if statement.lstrip().startswith(start))
+    kind = next(found, None)
+    return None if kind == "finish" and "ended_at" not in statement else kind
 
 
 # --- roles ------------------------------------------------------------------------------------------------

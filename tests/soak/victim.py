@@ -20,8 +20,10 @@ import workers.slots
 from app.logs import configure_logging
 from app.system import build_system
 from app.tasks.handlers import load_handlers
-from app.tasks.model import Submitted
+from app.tasks.model import Priority, Submitted
 from app.tasks.submission import TaskRequest
+from app.transfer import runs
+from app.transfer.plans import Direction, Limits, Scope, make_plan
 from config import Config
 from tests.soak import hooks
 from tests.soak.points import here
@@ -45,7 +47,7 @@ def main() -> None:
             load_handlers(config.TASK_MODULES)
             gc.freeze()
             loaded = True
-        body = {"pool": _pool, "submit": _submit}[request["do"]]
+        body = {"pool": _pool, "submit": _submit, "move": _move}[request["do"]]
         print(_fork(lambda: body(config, request)), flush=True)  # noqa: B023  # runs at once
 
 
@@ -93,6 +95,15 @@ def _submit(config: Config, request: dict[str, Any]) -> None:
             accepted.write(f"{answer.task_id} {fields['name']}\n")
             accepted.flush()
         accepted.write("all\n")
+
+
+def _move(config: Config, request: dict[str, Any]) -> None:
+    """One transfer from its begin to its end."""
+    here.role = "mover"
+    system = build_system(config)
+    scope = Scope((Priority.NORMAL,))
+    plan = make_plan(system.store, Direction(request["direction"]), scope)
+    runs.start(system.queue, plan, Limits(batch_rows=request["batch_rows"])).run()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,150 @@
+"""The commands that move tasks, as an operator calls them: exit codes, JSON, and what they say."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from app.system import System, build_system
+from app.tasks.submission import TaskRequest
+from config import Config
+from scripts.migration import (
+    migrate_database_tasks_to_rq,
+    migrate_rq_to_database,
+    set_mode,
+    wait_for_running,
+)
+from tests.contract.rows import Rows
+
+MIGRATE, ROLL_BACK = migrate_database_tasks_to_rq.main, migrate_rq_to_database.main
+
+
+class Place:
+    """An installation on SQLite, and commands that run over it in this process."""
+
+    def __init__(self, settings: dict[str, str], system: System, rows: Rows) -> None:
+        self.settings, self.system, self.rows = settings, system, rows
+
+    def call(self, command: click.Command, *arguments: str) -> tuple[int, Any]:
+        """The exit code, and what the command said as JSON."""
+        done = CliRunner().invoke(command, [*arguments, "--json"], env=dict(self.settings))
+        text = done.output
+        return done.exit_code, json.loads(text) if text.startswith("{") else text
+
+
+@pytest.fixture
+def place(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    settings = {
+        "DATABASE_URL": f"sqlite:///{tmp_path / 'tasks.db'}",
+        "RQ_REDIS_URL": redis_url,
+        "VAR_DIR": str(tmp_path),
+        "RQ_HYBRID_MODE": "true",
+        "RQ_ROLLOUT_PERCENT": "0",
+    }
+    system = build_system(Config.for_tests(**settings))
+    system.prepare()
+    rows = Rows(settings["DATABASE_URL"], system.store.database)
+    before = signal.getsignal(signal.SIGTERM)
+    yield Place(settings, system, rows)
+    signal.signal(signal.SIGTERM, before)
+    rows.close()
+    system.close()
+
+
+def submit(place: Place, count: int, **fields: Any) -> None:
+    place.system.queue.submit_many([TaskRequest("test.noop", {}, **fields) for _ in range(count)])
+
+
+def test_a_migration_there_and_back_says_what_it_moved(place: Place) -> None:
+    submit(place, 30, priority="high")
+    code, plan = place.call(MIGRATE, "--dry-run")
+    assert (code, plan["total"], plan["rows"]["high"]) == (0, 30, 30)
+    assert place.rows.count("QUEUED") == 30
+    code, done = place.call(MIGRATE, "--plan", plan["hash"])
+    assert (code, done["state"], done["totals"]["marked"]) == (0, "completed", 30)
+    assert place.rows.count("DISPATCHED") == 30
+    code, again = place.call(MIGRATE)
+    assert (code, again["this_run"]["moved"]) == (0, 0)
+    code, back = place.call(ROLL_BACK)
+    assert (code, back["state"], back["this_run"]["moved"]) == (0, "completed", 30)
+    assert place.rows.count("QUEUED") == 30
+
+
+def test_a_plan_that_is_another_now_is_not_run(place: Place) -> None:
+    submit(place, 3)
+    code, said = place.call(MIGRATE, "--plan", "0123456789abcdef")
+    assert code == 2
+    assert "look at it again" in said
+    assert place.rows.count("QUEUED") == 3
+
+
+def test_quarantined_rows_are_a_problem_that_the_exit_code_tells(place: Place) -> None:
+    place.rows.put(name="never.heard")
+    code, done = place.call(MIGRATE, "--priority", "normal")
+    assert (code, done["totals"]["quarantined"]) == (1, 1)
+
+
+def test_a_second_migration_is_refused_and_names_the_first(place: Place) -> None:
+    from app.transfer import runs
+    from app.transfer.plans import Direction, Limits, Scope, make_plan
+
+    plan = make_plan(place.system.store, Direction.DISPATCH, Scope())
+    mover = runs.start(place.system.queue, plan, Limits())
+    code, said = place.call(MIGRATE)
+    assert code == 2
+    assert f"transfer {mover.transfer_id} has these priorities" in said
+    code, told = place.call(MIGRATE, "--pause")
+    assert (code, told["state"]) == (0, "paused")
+    code, told = place.call(MIGRATE, "--abort")
+    assert (code, told["state"]) == (0, "aborted")
+    assert place.call(MIGRATE)[0] == 0
+
+
+def test_without_redis_a_migration_cannot_begin_and_nothing_is_recorded(place: Place) -> None:
+    place.settings["RQ_REDIS_URL"] = "redis://127.0.0.1:1/0"
+    submit(place, 2)
+    code, said = place.call(MIGRATE)
+    assert (code, said.strip()) == (2, "Redis does not answer: nothing was begun")
+    assert place.call(MIGRATE, "--status")[0] == 2
+    place.rows.execute("UPDATE tasks SET status = 'DISPATCHED'")
+    assert place.call(ROLL_BACK)[0] == 0
+    assert place.rows.count("QUEUED") == 2
+
+
+def test_there_is_nothing_to_resume_where_nothing_was_cut_short(place: Place) -> None:
+    code, said = place.call(MIGRATE, "--resume")
+    assert code == 2
+    assert "no open dispatch" in said
+
+
+def test_a_planned_rollback_tells_what_remains(place: Place) -> None:
+    submit(place, 4)
+    place.call(MIGRATE)
+    code, told = place.call(ROLL_BACK, "--planned", "--drain-seconds", "0")
+    assert (code, told["status"], told["remaining"], told["recalled"]) == (0, "rollback_completed", 0, 4)
+
+
+def test_a_mode_is_set_and_shown(place: Place) -> None:
+    assert place.call(set_mode.main)[1]["low"]["redis_percent"] == 0
+    code, told = place.call(set_mode.main, "hybrid", "--percent", "30", "--priority", "low")
+    assert (code, told["low"]["redis_percent"], told["high"]["redis_percent"]) == (0, 30, 0)
+    assert place.call(set_mode.main, "redis")[1]["high"]["redis_percent"] == 100
+    code, said = place.call(set_mode.main, "redis", "--percent", "30")
+    assert (code, said.strip()) == (2, "--percent is for hybrid mode; redis means 100")
+
+
+def test_waiting_for_running_tasks_ends_at_once_or_names_the_stuck_ones(place: Place) -> None:
+    assert place.call(wait_for_running.main)[0] == 0
+    task_id = place.rows.put("PROCESSING")
+    code, told = place.call(wait_for_running.main, "--limit", "0.1")
+    assert (code, told["running"]) == (1, 1)
+    assert told["tasks"][0]["id"] == task_id
+    assert told["tasks"][0]["holder"] == "the old worker"
+    assert place.call(wait_for_running.main, "--priority", "low")[0] == 0
