@@ -6,7 +6,7 @@ stretch that still adds up needs no look at its lines. Memory does not grow with
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,11 +38,13 @@ class Kept(NamedTuple):
 
 @dataclass(slots=True)
 class Stretch:
-    """Consecutive rows: count, sum of their digests, last id, and one line for each."""
+    """Consecutive rows: those up to the id `last`, how many, the sum of their digests, how many had been
+    COMPLETED; and one line for each, unless only the heads were read."""
 
     last: int
     count: int
     row_sum: int
+    completed: int
     lines: list[str]
 
     def rows(self) -> dict[int, Kept]:
@@ -79,7 +81,8 @@ class _Recorder:
         while rows := self._read(self.last):
             self.last = int(rows[-1][0])
             total = sum(summed(_digest_of(row)) for row in rows)
-            yield f"{_HEAD} {self.last} {len(rows)} {total}"
+            completed = sum(row.status == "COMPLETED" for row in rows)
+            yield f"{_HEAD} {self.last} {len(rows)} {total} {completed}"
             for row in rows:
                 yield " ".join(map(str, row))
                 self.statuses[row[2]] = self.statuses.get(row[2], 0) + 1
@@ -117,14 +120,30 @@ class Baseline:
         self.taken_at: str = self._archive.facts["taken_at"]
         self.statuses: dict[str, int] = self._archive.facts["statuses"]
 
-    def stretches(self) -> Iterator[Stretch]:
-        """In ascending order of ids."""
-        lines = self._archive.lines(ROWS)
-        for head in lines:
-            mark, last, count, row_sum = head.split(" ")
-            if mark != _HEAD:
-                raise ArchiveRefused(f"a stretch of the baseline begins with {head[:40]!r}")
-            yield Stretch(int(last), int(count), int(row_sum), [next(lines) for _ in range(int(count))])
+    def heads(self) -> Iterator[Stretch]:
+        """The stretches without their lines, in ascending order of ids."""
+        for line in self._archive.lines(ROWS):
+            if line.startswith(_HEAD):
+                yield _opened(line)
+
+    def stretches(self, lasts: Collection[int]) -> Iterator[Stretch]:
+        """Those stretches that end at these ids, with their lines."""
+        stretch = None
+        for line in self._archive.lines(ROWS):
+            if line.startswith(_HEAD):
+                if stretch is not None:
+                    yield stretch
+                head = _opened(line)
+                stretch = head if head.last in lasts else None
+            elif stretch is not None:
+                stretch.lines.append(line)
+        if stretch is not None:
+            yield stretch
+
+
+def _opened(head: str) -> Stretch:
+    _, last, count, row_sum, completed = head.split(" ")
+    return Stretch(int(last), int(count), int(row_sum), int(completed), [])
 
 
 def _parsed(line: str) -> Kept:

@@ -8,7 +8,7 @@ no guard against somebody who wants two rows to look alike.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -48,11 +48,17 @@ def summed(digest: str) -> int:
 
 def row_digest(row: Mapping[str, Any]) -> str:
     """The digest of a row's `KEPT` columns. `priority` is the rank, `created_at` a time or its text."""
-    numbers = (row["id"], row["priority"], row["max_retries"], row["timeout_seconds"])
-    words = (row["name"], row["user_id"], row["idempotency_key"])
-    parts = ["-" if number is None else str(int(number)) for number in numbers]
-    parts += [time_text(row["created_at"]), *map(_sized, words), md5(row["payload"])]
-    return md5(",".join(parts))
+    return digest_of_kept([row[column] for column in KEPT])
+
+
+def digest_of_kept(values: Sequence[Any]) -> str:
+    """`row_digest` of the values of the `KEPT` columns, in their order."""
+    task_id, rank, max_retries, timeout_seconds, created_at, name, user_id, key, payload = values
+    return md5(
+        f"{task_id},{rank},{'-' if max_retries is None else max_retries},"
+        f"{'-' if timeout_seconds is None else timeout_seconds},{time_text(created_at)},"
+        f"{_sized(name)},{_sized(user_id)},{_sized(key)},{md5(payload)}"
+    )
 
 
 def ticket_digest(task_id: int, epoch: int, rank: int, timeout_seconds: int | str) -> int:

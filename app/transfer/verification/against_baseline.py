@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.transfer.baseline import Kept, Stretch
+from app.transfer.baseline import Baseline, Kept, Stretch
 from app.transfer.digests import row_digest
 from app.transfer.verification.faults import Fault, Finding
 from app.transfer.verification.rows import RowReader, Totals
@@ -25,45 +25,48 @@ class Conservation:
 
 
 class BaselineCheck:
-    """Meets the baseline's stretches one by one."""
+    """Meets the heads of the baseline's stretches one by one; opens those that do not add up, at the end.
+
+    `wanted` are ids of which `kept` says afterwards what was recorded."""
 
     def __init__(self, rows: RowReader, wanted: Iterable[int] = ()) -> None:
-        """`wanted`: ids of which `kept` shall say what was recorded."""
         self._rows = rows
         self._wanted = sorted(wanted)
+        self._differ: dict[int, int] = {}  # where stretches begin, by their last ids
+        self._asked: dict[int, int] = {}
         self.kept: dict[int, Kept] = {}
         self.counted = Conservation()
 
-    def meet(self, stretch: Stretch, totals: Totals, after: int) -> None:
+    def meet(self, head: Stretch, totals: Totals, after: int) -> None:
         """Hold one stretch against the same ids of the table."""
-        self.counted.recorded += stretch.count
-        first, end = (bisect_right(self._wanted, bound) for bound in (after, stretch.last))
-        if wanted := self._wanted[first:end]:
-            recorded = stretch.rows()
-            self.kept |= {task_id: recorded[task_id] for task_id in wanted if task_id in recorded}
-        if (totals.rows, totals.row_sum) == (stretch.count, stretch.row_sum) and not totals.unreadable:
-            self.counted.present += stretch.count
-            self._ends(stretch, totals, after)
-            return
-        self._open(stretch, after)
+        self.counted.recorded += head.count
+        if bisect_right(self._wanted, after) < bisect_right(self._wanted, head.last):
+            self._asked[head.last] = after
+        completed = sum(count for (status, _), count in totals.statuses.items() if status == "COMPLETED")
+        adds_up = (totals.rows, totals.row_sum) == (head.count, head.row_sum)
+        if adds_up and completed >= head.completed:
+            self.counted.present += head.count
+        else:
+            self._differ[head.last] = after
 
     def new(self, count: int) -> None:
         """Rows behind the baseline's last one."""
         self.counted.new += count
 
-    def _ends(self, stretch: Stretch, totals: Totals, after: int) -> None:
-        """The rows are there and unchanged; ends that were recorded must still be ends."""
-        recorded = sum(" COMPLETED " in line for line in stretch.lines)
-        if recorded > sum(count for (status, _), count in totals.statuses.items() if status == "COMPLETED"):
-            found = self._rows.kept(after, stretch.last)
-            self._find_undone(stretch.rows().values(), found)
+    def open(self, baseline: Baseline) -> None:
+        """Look at each row of what did not add up. What seems lost or changed is read again: a row is never
+        gone for a moment, so a second reading that agrees is enough."""
+        for stretch in baseline.stretches(self._differ.keys() | self._asked.keys()):
+            recorded = stretch.rows()
+            if stretch.last in self._asked:
+                wanted = recorded.keys() & set(self._wanted)
+                self.kept |= {task_id: recorded[task_id] for task_id in wanted}
+            if stretch.last in self._differ:
+                self._open(recorded, self._differ[stretch.last], stretch.last)
 
-    def _open(self, stretch: Stretch, after: int) -> None:
-        """Look at each row. What seems lost or changed is read again: a row is never gone for a moment, so
-        a second reading that agrees is enough."""
-        recorded = stretch.rows()
-        found = self._rows.kept(after, stretch.last)
-        again = self._rows.kept(after, stretch.last) if found.keys() != recorded.keys() else found
+    def _open(self, recorded: Mapping[int, Kept], after: int, last: int) -> None:
+        found = self._rows.kept(after, last)
+        again = self._rows.kept(after, last) if found.keys() != recorded.keys() else found
         present = recorded.keys() & again.keys()
         self.counted.present += len(present)
         self.counted.new += len(again.keys() - recorded.keys())
@@ -87,8 +90,8 @@ class BaselineCheck:
 
     def _find_undone(self, kept: Iterable[Kept], found: Mapping[int, Mapping[str, Any]]) -> None:
         for row in kept:
-            now = found.get(row.task_id)
-            if now is not None and row.status == "COMPLETED" != now["status"]:
+            now = found[row.task_id]
+            if row.status == "COMPLETED" != now["status"]:
                 self._tell(Fault.UNDONE_END, row, f"it is {now['status']} now")
 
     def _tell(self, fault: Fault, row: Kept, detail: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from app.transfer.verification.order import OrderWatch
 from app.transfer.verification.rows import NO_WINDOW, RowReader, Totals
@@ -25,7 +25,6 @@ def read_queues(
     suspects: Suspects,
     order: OrderWatch,
     starts: Mapping[int, int],
-    step: Callable[[int], None],
 ) -> dict[int, TicketTable]:
     """All four queues, with every envelope. Whatever is odd by itself becomes a suspect."""
     tables = {}
@@ -37,7 +36,6 @@ def read_queues(
                 found = zip(part, reader.envelopes(part), strict=True)
                 for entry, envelope in found:
                     _sort_in(entry, envelope, rank, reader.name(rank), table, suspects, order, starts)
-                step(len(part))
         table.sort()
     return tables
 

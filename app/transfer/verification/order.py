@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from app.transfer.baseline import Kept
 from app.transfer.verification.faults import Fault, Finding
@@ -22,8 +23,7 @@ TOLERANCE_SECONDS = 5.0
 MOST_PAIRS = 50_000
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """A ticket in a queue, and the database's time of its push."""
 
     reference: Reference

@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 
 from app.tasks.database import Database
 from app.tasks.schema import UtcDateTime
-from app.transfer.digests import KEPT, DigestSql, TimeLimits, row_digest, summed, ticket_digest
+from app.transfer.digests import KEPT, DigestSql, TimeLimits, digest_of_kept, summed, ticket_digest
 
 NO_WINDOW = 2**63 - 1
 RANKS = range(4)
@@ -33,7 +33,6 @@ class Totals:
     row_sum: int = 0
     statuses: dict[tuple[str, int], int] = field(default_factory=dict)  # by status and rank
     tickets: dict[int, tuple[int, int]] = field(default_factory=dict)  # by rank: count and sum
-    unreadable: int = 0  # rows of which the database could make no digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,39 +91,37 @@ class RowReader:
         return self._database.read(work)
 
     def _totals_query(self, *, digests: bool) -> tuple[Any, dict[str, Any]]:
-        """Per status and rank: rows, sum of their digests, tickets due and theirs, digests missing."""
+        """Per status and rank: rows, sum of their digests, tickets due and theirs."""
         if digests not in self._totals:
             timeout, values = self._sql.time_limit(self._limits)
             whens = " ".join(f"WHEN {rank} THEN :start_{rank}" for rank in RANKS)
             due = f"status = '{DISPATCHED}' AND id < CASE priority {whens} END"
-            row = self._sql.summed("digest") if digests else "0"
-            kept = self._sql.row() if digests else "'0'"
+            # a row too long for the database's functions adds nothing: its stretch is opened then
+            row = self._sql.summed(self._sql.row()) if digests else "0"
             statement = f"""
                 SELECT status, priority, COUNT(*), SUM({row}),
                        SUM(CASE WHEN {due} THEN 1 ELSE 0 END),
-                       SUM(CASE WHEN {due} THEN {self._sql.ticket(timeout)} ELSE 0 END),
-                       SUM(CASE WHEN digest IS NULL THEN 1 ELSE 0 END)
-                FROM (SELECT id, status, priority, epoch, name, timeout_seconds, {kept} AS digest
-                      FROM tasks WHERE id > :after AND id <= :last) AS stretch
+                       SUM(CASE WHEN {due} THEN {self._sql.ticket(timeout)} ELSE 0 END)
+                FROM tasks WHERE id > :after AND id <= :last
                 GROUP BY status, priority"""  # noqa: S608 - our own words only
             self._totals[digests] = text(statement), values
         found: tuple[Any, dict[str, Any]] = self._totals[digests]
         return found
 
     def _added_here(self, values: Mapping[str, int], starts: Mapping[int, int], *, digests: bool) -> Totals:
-        columns = ", ".join(dict.fromkeys([*(KEPT if digests else ()), *_TICKET_COLUMNS]))
+        as_text = {"created_at": f"{self._sql.time('created_at')} AS created_at"}
+        kept = (as_text.get(name, name) for name in KEPT) if digests else ()
+        columns = ", ".join([*_TICKET_COLUMNS, *kept])
         query = text(f"SELECT {columns} FROM tasks WHERE id > :after AND id <= :last")  # noqa: S608
         total = Totals()
-        for row in self._database.read(lambda on: _dicts(on.execute(query, dict(values)))):
-            rank = row["priority"]
+        rows = self._database.read(lambda on: on.execute(query, dict(values)).all())
+        for task_id, status, epoch, name, rank, own_limit, *of_row in rows:
             total.rows += 1
-            total.row_sum += summed(row_digest(row)) if digests else 0
-            place = (row["status"], rank)
-            total.statuses[place] = total.statuses.get(place, 0) + 1
-            if row["status"] == DISPATCHED and row["id"] < starts.get(rank, NO_WINDOW):
-                limit = self._limits.of(row["name"], rank, row["timeout_seconds"])
+            total.row_sum += summed(digest_of_kept(of_row)) if digests else 0
+            total.statuses[status, rank] = total.statuses.get((status, rank), 0) + 1
+            if status == DISPATCHED and task_id < starts.get(rank, NO_WINDOW):
                 count, of_tickets = total.tickets.get(rank, (0, 0))
-                ticket = ticket_digest(row["id"], row["epoch"], rank, limit)
+                ticket = ticket_digest(task_id, epoch, rank, self._limits.of(name, rank, own_limit))
                 total.tickets[rank] = (count + 1, of_tickets + ticket)
         return total
 
@@ -225,11 +222,10 @@ def _dicts(result: CursorResult[Any]) -> list[dict[str, Any]]:
 
 def _added_up(groups: Iterable[Any]) -> Totals:
     total = Totals()
-    for status, rank, rows, row_sum, due, ticket_sum, unreadable in groups:
+    for status, rank, rows, row_sum, due, ticket_sum in groups:
         total.rows += int(rows)
         total.row_sum += int(row_sum or 0)
         total.statuses[status, rank] = int(rows)
-        total.unreadable += int(unreadable)
         if due:
             total.tickets[rank] = (int(due), int(ticket_sum))
     return total

@@ -6,6 +6,7 @@ the driver.
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ SLICE_IDS = 100_000
 ENVELOPES_AT_ONCE = 1_000
 FIELDS = 4
 
+_JOB_ID = re.compile(rb"t(0|[1-9][0-9]{0,18})-e(0|[1-9][0-9]{0,9})\Z")
 _FUNCTION = "app.jobs.run_ticket"
 # a call's bytes up to its arguments: the version byte, then msgpack without the two empty parts
 _CALL = b"\x01" + msgpack.packb([_FUNCTION, None, [], {}])[:-2]
@@ -78,12 +80,11 @@ class TicketTable:
 
 def reference_of(job_id: bytes) -> Reference | None:
     """What one of our ids says; None for any other entry."""
-    name, _, epoch = job_id.partition(b"-e")
-    if not (name[:1] == b"t" and name[1:].isdigit() and epoch.isdigit()):
+    match = _JOB_ID.match(job_id)
+    if match is None:
         return None
-    reference = Reference(int(name[1:]), int(epoch))
-    ours = reference.task_id < 2**63 and b"t%d-e%d" % reference == job_id
-    return reference if ours else None
+    reference = Reference(int(match[1]), int(match[2]))
+    return reference if reference.task_id < 2**63 else None
 
 
 def envelope_faults(reference: Reference, envelope: Envelope, queue: bytes) -> tuple[Fault, ...]:

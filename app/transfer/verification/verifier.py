@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from app.tasks.database import Database
 from app.tasks.errors import TaskError
@@ -38,13 +40,13 @@ class Wanted:
     patience: Patience = field(default_factory=Patience)
 
 
-@dataclass(frozen=True, slots=True)
-class _Stretch:
-    """Ids behind `after` up to `last`, and what the baseline says of them."""
+class _Added(NamedTuple):
+    """Ids behind `after` up to `last`, added up, and what the baseline says of them."""
 
     after: int
     last: int
-    recorded: Stretch | None = None
+    recorded: Stretch | None
+    totals: Totals
 
 
 class Verifier:
@@ -88,54 +90,64 @@ class Verifier:
         starts = self._tickets.window_starts() if self._tickets else {}
         suspects = Suspects(self._rows, self._tickets, self._circumstances)
         meeting = Meeting(self._rows, suspects, starts)
-        if self._tickets:
-            self._stage("tickets")
-            meeting.tables = read_queues(self._tickets, suspects, self._order, starts, self._step)
-            report.tickets = {QUEUES[rank]: n for rank, n in meeting.counts.items()}
+        # the database adds up rows while this process reads tickets
+        with ThreadPoolExecutor(1) as beside:
+            added = beside.submit(lambda: list(self._add_up(starts)))
+            self._read_tickets(report, meeting, suspects)
+            stretches = added.result()
+        check = BaselineCheck(self._rows, {i for pair in self._order.pairs for i in pair.ids})
+        for stretch in stretches:
+            self._meet(report, stretch, meeting, check, suspects)
+        if self._baseline is not None:
+            check.open(self._baseline)
+        self._settle(report, suspects)
+        self._tell(report, check)
+
+    def _read_tickets(self, report: Report, meeting: Meeting, suspects: Suspects) -> None:
+        if self._tickets is None:
+            return
+        meeting.tables = read_queues(self._tickets, suspects, self._order, meeting.starts)
+        report.tickets = {QUEUES[rank]: count for rank, count in meeting.counts.items()}
         if self._wanted.foreign_allowed:
             suspects.foreign.clear()
-        check = BaselineCheck(self._rows, {i for pair in self._order.pairs for i in pair.ids})
-        self._walk(report, meeting, check, suspects)
-        self._settle(report, suspects)
-        report.findings += self._inversions(check, {finding.key for finding in report.findings})
-        self._tell_baseline(report, check)
 
     # --- the walk over the rows ---------------------------------------------------------------------
 
-    def _walk(self, report: Report, meeting: Meeting, check: BaselineCheck, suspects: Suspects) -> None:
-        self._stage("rows", total=self._rows.count())
-        unreadable = 0
-        for stretch in self._stretches():
-            totals = self._rows.totals(
-                stretch.after, stretch.last, meeting.starts, digests=stretch.recorded is not None
-            )
-            if stretch.recorded is not None:
-                check.meet(stretch.recorded, totals, stretch.after)
-            else:
-                check.new(totals.rows)
-            if self._tickets:
-                meeting.meet(stretch.after, stretch.last, totals)
-            self._left_behind(stretch, totals, suspects)
-            self._count(report, totals)
-            unreadable += totals.unreadable
-            self._step(totals.rows)
-        if unreadable:
-            report.unread.append(f"the database could make no digest of {unreadable} rows")
-
-    def _stretches(self) -> Iterator[_Stretch]:
+    def _add_up(self, starts: Mapping[int, int]) -> Iterator[_Added]:
+        """All rows, stretch by stretch: those of the baseline, then those behind its last row."""
+        if self._progress:
+            self._progress.stage("rows", total=self._rows.count())
         after = 0
-        if self._baseline is not None:
-            for recorded in self._baseline.stretches():
-                yield _Stretch(after, recorded.last, recorded)
-                after = recorded.last
+        for head in self._baseline.heads() if self._baseline else ():
+            yield self._added(after, head.last, head, starts)
+            after = head.last
         while (last := self._rows.stretch_end(after, STRETCH_ROWS)) is not None:
-            yield _Stretch(after, last)
+            yield self._added(after, last, None, starts)
             after = last
-        yield _Stretch(after, LAST_ID)
+        yield self._added(after, LAST_ID, None, starts)
 
-    def _left_behind(self, stretch: _Stretch, totals: Totals, suspects: Suspects) -> None:
+    def _added(self, after: int, last: int, head: Stretch | None, starts: Mapping[int, int]) -> _Added:
+        totals = self._rows.totals(after, last, starts, digests=head is not None)
+        if self._progress:
+            self._progress.step(totals.rows)
+        return _Added(after, last, head, totals)
+
+    def _meet(
+        self, report: Report, stretch: _Added, meeting: Meeting, check: BaselineCheck, suspects: Suspects
+    ) -> None:
+        after, last, recorded, totals = stretch
+        if recorded is not None:
+            check.meet(recorded, totals, after)
+        else:
+            check.new(totals.rows)
+        if self._tickets:
+            meeting.meet(after, last, totals)
+        self._left_behind(stretch, suspects)
+        self._count(report, totals)
+
+    def _left_behind(self, stretch: _Added, suspects: Suspects) -> None:
         status, ranks = self._wanted.left_status, self._wanted.left_ranks
-        if status and any(totals.statuses.get((status, rank)) for rank in ranks):
+        if status and any(stretch.totals.statuses.get((status, rank)) for rank in ranks):
             suspects.add(self._rows.left_behind(stretch.after, stretch.last, status, ranks))
 
     @staticmethod
@@ -161,7 +173,8 @@ class Verifier:
         )
 
     def _settle(self, report: Report, suspects: Suspects) -> None:
-        self._stage("suspects", total=len(suspects.ids) + len(suspects.foreign))
+        if self._progress:
+            self._progress.stage("suspects", total=len(suspects.ids) + len(suspects.foreign))
         settled = suspects.settle(self._wanted.patience)
         report.findings += settled.findings
         report.pending |= settled.pending
@@ -176,8 +189,9 @@ class Verifier:
         judge = OrderJudge(rows, check.kept, self._wanted.grace_seconds)
         return list(judge.inversions(pairs))
 
-    def _tell_baseline(self, report: Report, check: BaselineCheck) -> None:
+    def _tell(self, report: Report, check: BaselineCheck) -> None:
         report.findings += check.counted.findings
+        report.findings += self._inversions(check, {finding.key for finding in report.findings})
         if self._order.more:
             report.unread.append(f"{self._order.more:,} more pairs of tickets stand the wrong way round")
         if self._baseline is not None:
@@ -189,13 +203,3 @@ class Verifier:
                 "new since": counted.new,
                 "reprioritised": counted.reprioritised,
             }
-
-    # --- progress -----------------------------------------------------------------------------------
-
-    def _stage(self, what: str, *, total: int | None = None) -> None:
-        if self._progress:
-            self._progress.stage(what, total=total)
-
-    def _step(self, count: int) -> None:
-        if self._progress:
-            self._progress.step(count)
