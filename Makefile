@@ -11,7 +11,7 @@ CHECKED := $(wildcard app workers core flows scripts benchmarks tests config*.py
 .DEFAULT_GOAL := help
 .SILENT:
 MAKEFLAGS += --no-print-directory
-.PHONY: help run test test-rq check model bench bench-peers bench-window bench-transfer soak lock setup-dev setup-staging setup-prod list-config start-workers clean
+.PHONY: help run test test-rq check model bench bench-peers bench-window bench-transfer soak verify-proof lock setup-dev setup-staging setup-prod list-config start-workers clean
 
 help: ## list these commands
 	awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,11 @@ soak: $(STAMP) ## kill, freeze and empty everything at every step (ROUNDS, MINUT
 	$(BIN)/python -m tests.soak $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(FAULTS),--faults $(FAULTS)) \
 		$(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) \
 		$(if $(DATABASES),--databases $(DATABASES)) $(if $(ONLY),--only $(ONLY)) $(if $(DOCS),--docs)
+
+verify-proof: $(STAMP) ## plant 1,000 faults that the verifier must find, and verify a live system (ROWS, RUNS, SEED)
+	scripts/install_test_servers.sh
+	$(BIN)/python -m tests.proof $(if $(filter command line,$(origin ROWS)),--rows $(ROWS)) \
+		$(if $(FAULTS),--faults $(FAULTS)) $(if $(RUNS),--runs $(RUNS)) $(if $(SEED),--seed $(SEED))
 
 lock: $(STAMP) ## pin every dependency anew, with hashes, in requirements.lock
 	env -u UV_INDEX -u UV_EXTRA_INDEX_URL -u UV_FIND_LINKS $(BIN)/uv pip compile pyproject.toml \

@@ -18,6 +18,8 @@ import click
 from app.logs import configure_logging
 from app.system import System, build_system
 from app.tasks.errors import TaskError
+from app.transfer.archive import ArchiveRefused
+from app.transfer.dumps import DumpFailed
 from config import Config, ConfigError
 
 GOOD, PROBLEM, CANNOT_RUN = 0, 1, 2
@@ -36,7 +38,7 @@ def running_system() -> Iterator[System]:
         stop(str(error))
     try:
         yield system
-    except (TaskError, OSError) as error:
+    except (TaskError, ArchiveRefused, DumpFailed, OSError) as error:
         stop(str(error))
     finally:
         system.close()

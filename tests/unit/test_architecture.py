@@ -39,7 +39,8 @@ SQL_ROOMS = (
 )
 REDIS_ROOMS = (
     *("app.tasks.tickets", "app.embedded_redis", "app.embedded_redis_launch"),
-    *("app.web.dashboard", "app.transfer.verification.tickets", "benchmarks", "workers.rq_worker"),
+    *("app.web.dashboard", "app.transfer.verification.tickets", "app.transfer.preflight"),
+    *("benchmarks", "workers.rq_worker"),
 )
 FLASK_ROOMS = ("app", "app.web", "web_app")
 

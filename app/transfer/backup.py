@@ -1,0 +1,213 @@
+"""Backup and restore: every table's rows as compressed JSON lines, from one moment, on any database.
+
+A backup of one kind of database can be restored into another. What is not kept: named locks and the rows
+of workers, which belong to living processes, and Redis, whose tickets the sweeper makes again from the rows.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Boolean, Table, func, insert, select, text
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
+
+from app.tasks.database import Database
+from app.tasks.migrate import applied_revision
+from app.tasks.schema import UtcDateTime, metadata
+from app.transfer.archive import Archive, ArchiveRefused, ArchiveWriter
+from app.transfer.digests import time_text
+from app.transfer.dumps import dump
+from app.transfer.progress import Progress
+from app.transfer.snapshots import snapshot
+
+KIND = "twintrack-backup"
+LEFT_OUT = frozenset({"locks", "workers"})
+ROWS_AT_ONCE = 5_000
+INSERT_ROWS = 1_000
+FREE_SPACE_FACTOR = 2
+
+
+class NotEmpty(Exception):
+    """The tables hold rows, and nobody said that they may go."""
+
+
+def tables() -> list[Table]:
+    """What is backed up."""
+    return [table for table in metadata.sorted_tables if table.name not in LEFT_OUT]
+
+
+def create(
+    database: Database,
+    folder: Path,
+    *,
+    facts: Mapping[str, Any],
+    with_dump: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Back up every table; `facts` are kept in the manifest as they are. Returns the manifest's facts.
+
+    `with_dump` adds what the database's own tool writes, where that tool is installed. Raises
+    `FileExistsError`, `DatabaseUnavailable`, `DumpFailed`; then nothing is left behind.
+    """
+    counts: dict[str, int] = {}
+    with ArchiveWriter(folder, KIND) as archive:
+        with snapshot(database) as on:
+            for table in tables():
+                if progress:
+                    progress.stage(table.name, total=_count(on, table))
+                counts[table.name] = archive.write_lines(table.name, _lines(on, table, progress))
+        dumped = dump(database.url, archive.place("dump.sql.gz")) if with_dump else None
+        if dumped:
+            archive.adopt("dump.sql.gz")
+        archive.facts = {
+            **facts,
+            "database": database.kind,
+            "revision": applied_revision(database),
+            "tables": counts,
+            "dumped_by": dumped,
+            "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+    return archive.facts
+
+
+def _count(on: Connection, table: Table) -> int:
+    return int(on.execute(select(func.count()).select_from(table)).scalar_one())
+
+
+def _lines(on: Connection, table: Table, progress: Progress | None) -> Iterator[str]:
+    """The rows of a table in order of its key, each as a JSON list of its columns' values."""
+    (key,) = table.primary_key.columns
+    names = ", ".join(column.name for column in table.columns)
+    after: Any = None
+    while True:
+        bound = "" if after is None else f"WHERE {key.name} > :after"
+        query = text(f"SELECT {names} FROM {table.name} {bound} ORDER BY {key.name} LIMIT :rows")  # noqa: S608
+        values = {"rows": ROWS_AT_ONCE} | ({} if after is None else {"after": after})
+        rows = on.execute(query, values).all()
+        for row in rows:
+            yield json.dumps(list(map(_kept, table.columns, row)), ensure_ascii=False)
+        if progress:
+            progress.step(len(rows))
+        if len(rows) < ROWS_AT_ONCE:
+            return
+        after = rows[-1][list(table.columns).index(key)]
+
+
+def _kept(column: Any, value: Any) -> Any:
+    """A value as JSON has it, the same from every database."""
+    if value is None:
+        return None
+    if isinstance(column.type, UtcDateTime):
+        return time_text(value)
+    return bool(value) if isinstance(column.type, Boolean) else value
+
+
+class Restore:
+    """A backup that is to be restored. Raises `ArchiveRefused` unless every byte is as it was written."""
+
+    def __init__(self, folder: Path) -> None:
+        self._archive = Archive(folder, KIND)
+        self._archive.check()
+        self.counts: dict[str, int] = self._archive.facts["tables"]
+        self.facts = self._archive.facts
+
+    def into(self, database: Database, *, replace: bool = False, progress: Progress | None = None) -> None:
+        """Fill the tables. With `replace`, what they hold goes first.
+
+        All in one transaction: a restore that fails changes nothing. Tickets count as not seen, so that the
+        sweeper looks for each. Raises `NotEmpty`, `ArchiveRefused` for another revision of the tables, and
+        the database's errors.
+        """
+        revision = applied_revision(database)
+        if revision != self.facts["revision"]:
+            wanted = self.facts["revision"]
+            raise ArchiveRefused(f"the backup is of revision {wanted}, the tables are of {revision}")
+
+        def work(on: Connection) -> None:
+            self._make_room(on, replace=replace)
+            for table in tables():
+                self._fill(on, table, progress)
+            _continue_numbers(on)
+
+        try:
+            database.run(work)
+        except IntegrityError:
+            raise ArchiveRefused("the rows of the backup do not fit the tables") from None
+
+    def _make_room(self, on: Connection, *, replace: bool) -> None:
+        full = [table.name for table in tables() if table.name != "user_gates" and _count(on, table)]
+        of_interest = [name for name in full if name in ("tasks", "task_events", "schedules", "transfers")]
+        if of_interest and not replace:
+            raise NotEmpty(f"{', '.join(of_interest)} hold rows")
+        for table in reversed(tables()):
+            on.execute(table.delete())
+
+    def _fill(self, on: Connection, table: Table, progress: Progress | None) -> None:
+        if progress:
+            progress.stage(table.name, total=self.counts.get(table.name))
+        lines = self._archive.lines(table.name)
+        written = 0
+        while rows := [_row(table, line) for line in islice(lines, INSERT_ROWS)]:
+            on.execute(insert(table), rows)
+            written += len(rows)
+            if progress:
+                progress.step(len(rows))
+        if written != self.counts.get(table.name, 0):
+            raise ArchiveRefused(f"{table.name}: {written} rows in the backup, not {self.counts[table.name]}")
+
+
+def _row(table: Table, line: str) -> dict[str, Any]:
+    row = {
+        column.name: _restored(column, value)
+        for column, value in zip(table.columns, json.loads(line), strict=True)
+    }
+    return row | {"confirmed_in": 0} if table.name == "tasks" else row
+
+
+def _restored(column: Any, value: Any) -> Any:
+    """The value as the column's type takes it."""
+    if value is None:
+        return None
+    if isinstance(column.type, UtcDateTime):
+        return datetime.fromisoformat(value).replace(tzinfo=UTC)
+    to_type = getattr(column.type, "process_result_value", None)
+    return value if to_type is None else to_type(value, None)
+
+
+def _continue_numbers(on: Connection) -> None:
+    """PostgreSQL counts rows apart from the table: new ones must not get numbers that were restored."""
+    if on.dialect.name != "postgresql":
+        return
+    for table in tables():
+        for column in table.primary_key.columns:
+            if column.autoincrement is True:
+                sequence = f"pg_get_serial_sequence('{table.name}', '{column.name}')"
+                highest = f"(SELECT COALESCE(MAX({column.name}), 0) + 1 FROM {table.name})"  # noqa: S608
+                on.execute(text(f"SELECT setval({sequence}, {highest}, false)"))
+
+
+def enough_space(folder: Path, needed_bytes: int) -> bool:
+    """Whether the disk that will hold `folder` has room for twice as much."""
+    place = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    return shutil.disk_usage(place).free >= FREE_SPACE_FACTOR * needed_bytes
+
+
+def latest(folder: Path, kind: str) -> Path | None:
+    """The newest archive of a kind below `folder`, by name: names begin with the time."""
+    found: Sequence[Path] = sorted(path.parent for path in folder.glob("*/manifest.json"))
+    return next((path for path in reversed(found) if _is(path, kind)), None)
+
+
+def _is(path: Path, kind: str) -> bool:
+    try:
+        Archive(path, kind)
+    except ArchiveRefused:
+        return False
+    return True
