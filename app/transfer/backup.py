@@ -83,21 +83,22 @@ def _count(on: Connection, table: Table) -> int:
 
 def _lines(on: Connection, table: Table, progress: Progress | None) -> Iterator[str]:
     """The rows of a table in order of its key, each as a JSON list of its columns' values."""
-    (key,) = table.primary_key.columns
+    keys = [column.name for column in table.primary_key.columns]
     names = ", ".join(column.name for column in table.columns)
-    after: Any = None
+    key = ", ".join(keys)
+    beyond = f"WHERE ({key}) > ({', '.join(f':{name}' for name in keys)})"
+    last: dict[str, Any] = {}
     while True:
-        bound = "" if after is None else f"WHERE {key.name} > :after"
-        query = text(f"SELECT {names} FROM {table.name} {bound} ORDER BY {key.name} LIMIT :rows")  # noqa: S608
-        values = {"rows": ROWS_AT_ONCE} | ({} if after is None else {"after": after})
-        rows = on.execute(query, values).all()
+        bound = beyond if last else ""
+        query = text(f"SELECT {names} FROM {table.name} {bound} ORDER BY {key} LIMIT :rows")  # noqa: S608
+        rows = on.execute(query, {"rows": ROWS_AT_ONCE} | last).all()
         for row in rows:
             yield json.dumps(list(map(_kept, table.columns, row)), ensure_ascii=False)
         if progress:
             progress.step(len(rows))
         if len(rows) < ROWS_AT_ONCE:
             return
-        after = rows[-1][list(table.columns).index(key)]
+        last = {name: rows[-1]._mapping[name] for name in keys}
 
 
 def _kept(column: Any, value: Any) -> Any:

@@ -100,11 +100,11 @@ def consistency_rules() -> list[Rule]:
         ),
         Rule(
             "track",
-            "no task waits on a track that its routing gives nothing to",
+            "no task waits on a track that its routing gives nothing to, unless a transfer is under way",
             "SELECT t.id FROM tasks t JOIN routing r ON r.priority = t.priority"
-            " WHERE (t.status = 'DISPATCHED' AND (r.fallback = true OR (r.redis_percent = 0"
-            " AND r.name_percents = '{}'))) OR (t.status = 'QUEUED' AND r.fallback = false"
-            " AND r.redis_percent = 100 AND r.name_percents = '{}')",
+            " WHERE r.transfer_id IS NULL AND ((t.status = 'DISPATCHED' AND (r.fallback = true"
+            " OR (r.redis_percent = 0 AND r.name_percents = '{}'))) OR (t.status = 'QUEUED'"
+            " AND r.fallback = false AND r.redis_percent = 100 AND r.name_percents = '{}'))",
         ),
         Rule(
             "schedules",
