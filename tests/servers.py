@@ -146,6 +146,7 @@ class MariaDbServer(DatabaseServer):
             [
                 *(program("mariadb-install-db"), "--no-defaults", f"--datadir={self.data}", "--skip-test-db"),
                 *("--auth-root-authentication-method=normal", "--innodb-log-file-size=4M", *self._as_root()),
+                self._own_scratch(),
             ],
             capture_output=True,
             text=True,
@@ -159,7 +160,7 @@ class MariaDbServer(DatabaseServer):
             *(program("mariadbd"), "--no-defaults", *self._as_root()),
             *(f"--datadir={self.data}", f"--socket={self.folder / 's.sock'}"),
             *(f"--pid-file={self.folder / 'pid'}", f"--port={self.port}", "--bind-address=127.0.0.1"),
-            *("--skip-log-bin", "--skip-name-resolve", "--max-connections=300"),
+            *("--skip-log-bin", "--skip-name-resolve", "--max-connections=300", self._own_scratch()),
             "--innodb-log-file-size=48M",
             f"--innodb-flush-log-at-trx-commit={1 if self.durable else 2}",
         ]
@@ -181,6 +182,10 @@ class MariaDbServer(DatabaseServer):
         ):
             with contextlib.suppress(pymysql.Error):
                 self.execute(f"KILL {number}")
+
+    def _own_scratch(self) -> str:
+        # In a folder that servers share, one that starts removes the temporary tables of all others.
+        return f"--tmpdir={self.folder}"
 
     @staticmethod
     def _as_root() -> list[str]:

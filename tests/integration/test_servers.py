@@ -139,6 +139,10 @@ def test_durable_mariadb_flushes_every_commit() -> None:
         assert server.execute("SELECT @@innodb_flush_log_at_trx_commit") == [(1,)]
 
 
+def test_mariadb_removes_no_other_servers_temporary_tables(mariadb_server: MariaDbServer) -> None:
+    assert mariadb_server.execute("SELECT @@tmpdir") == [(str(mariadb_server.folder),)]
+
+
 def test_every_test_gets_an_empty_database(database_url: str) -> None:
     run_sql(database_url, "CREATE TABLE only_here (id INTEGER)")
     assert run_sql(database_url, "SELECT COUNT(*) FROM only_here") == [(0,)]
