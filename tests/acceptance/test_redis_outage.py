@@ -18,7 +18,7 @@ from tests.waiting import wait_until
 CLIENTS = 8
 TASKS = 1000
 KILL_AFTER = 300
-FALLBACK_SECONDS = 10
+FALLBACK_SECONDS = 5
 GRACE_SECONDS = 2
 
 
