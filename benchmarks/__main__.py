@@ -21,7 +21,7 @@ from rich.console import Console
 from benchmarks.arena import Arena
 from benchmarks.peers import PEERS
 from benchmarks.plan import SECTIONS, Choice, Step, steps_of
-from benchmarks.plot import svg
+from benchmarks.plot import bars, svg
 from benchmarks.processes import load_average
 from benchmarks.results import Results
 from benchmarks.tables import TABLES, render, tables
@@ -78,7 +78,7 @@ def main(
     for table in tables(results):
         console.print(table.for_terminal())
     console.print(f"All rounds: {output}")
-    if any("drain" in name for figures in results.figures.values() for name in figures):
+    if bars(results):
         output.with_suffix(".svg").write_text(svg(results))
         console.print(f"Picture: {output.with_suffix('.svg')}")
     for failure in results.failures:

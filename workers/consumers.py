@@ -17,7 +17,7 @@ from app.tasks.routing import Routing
 from app.tasks.runner import LiveTask, boot_clock
 from app.tasks.store import Store
 from app.tasks.store.claims import TicketClaims
-from app.tasks.store.turns import TakeQueued, TakeTickets
+from app.tasks.store.takes import TakeQueued, TakeTickets
 from app.tasks.tickets import RQQueueManager
 from app.tasks.tickets.bells import Rung
 from app.tasks.tickets.manager import KEEP_FOREIGN_SECONDS, Ended, Taken

@@ -16,7 +16,7 @@ from app.tasks.model import Claim, Outcome, Track
 from app.tasks.runner import LiveTask, Runner, boot_clock
 from app.tasks.store.notices import Topic
 from app.tasks.store.settling import Settled
-from app.tasks.store.turns import TakeQueued, TakeTickets
+from app.tasks.store.takes import TakeQueued, TakeTickets
 from app.tasks.tickets.bells import Bell, Bells, Rung
 from workers.batch import Batch, BatchSize
 from workers.consumers import Consumer, DatabaseConsumer, RedisConsumer

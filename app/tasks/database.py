@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from pymysql.constants import CLIENT
 from sqlalchemy import Engine, create_engine, event, select
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import (
@@ -22,6 +23,7 @@ from sqlalchemy.exc import (
     OperationalError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import PoolProxiedConnection
 
 from app.tasks.errors import DatabaseUnavailable, SchemaMissing, StatementRefused
 from app.tasks.schema import database_now
@@ -44,7 +46,8 @@ class CommitUnknown(DatabaseUnavailable):
 
 
 class Database:
-    """One database, reached through two pools: transactions, and statements that commit by themselves."""
+    """One database, reached through three pools: transactions, statements that commit by themselves, and the
+    driver itself for who has no time for more. Only what is used gets connections."""
 
     def __init__(self, url: str | URL, *, pool_size: int = 5, max_overflow: int = 10) -> None:
         """Raises `ValueError` with a sentence for a URL that no driver understands. Does not connect."""
@@ -55,6 +58,7 @@ class Database:
             self.engine = create_engine(self.url, **options)
             alone = {"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True}
             self._auto = create_engine(self.url, **(options | alone))
+            self._driver = create_engine(self.url, **_driver_options(self.url, options | alone))
         except (ArgumentError, NoSuchModuleError) as error:
             raise ValueError(f"DATABASE_URL is no usable database URL: {_first_line(error)}") from None
         except ModuleNotFoundError as error:
@@ -67,6 +71,7 @@ class Database:
         if self.kind == "sqlite":
             _prepare_sqlite(self.engine, begin="BEGIN IMMEDIATE")
             _prepare_sqlite(self._auto, begin=None)
+            _prepare_sqlite(self._driver, begin=None)
 
     def run(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in one transaction and commit.
@@ -119,6 +124,44 @@ class Database:
                     raise _translated(error) from error
         raise AssertionError("unreachable: the last try returns or raises")
 
+    def direct(self, work: Callable[[Any], T]) -> T:
+        """Run `work` with a cursor of the driver's own, whose statements commit by themselves unless they say
+        BEGIN; on MySQL one text may hold several. For the few of the hot path: no layer's time is added.
+
+        Deadlocks repeat the whole `work`. Raises as `run`; `CommitUnknown` whenever the connection was lost.
+        """
+        for last in _tries():
+            try:
+                connection = self._driver.raw_connection()
+                try:
+                    return work(connection.cursor())
+                except self._driver.dialect.dbapi.Error as error:  # type: ignore[union-attr]
+                    raise self._of_driver(error, connection) from error
+                except BaseException:
+                    connection.invalidate()  # in the middle of who knows what
+                    raise
+                finally:
+                    connection.close()
+            except IntegrityError:
+                raise
+            except (DBAPIError, PoolTimeout) as error:
+                if last or not _repeatable(error):
+                    raise _translated(error) from error
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    def _of_driver(self, error: Exception, connection: PoolProxiedConnection) -> Exception:
+        """The driver's error as SQLAlchemy would give it, the connection rolled back or thrown away."""
+        dialect: Any = self._driver.dialect
+        lost = dialect.is_disconnect(error, connection.dbapi_connection, None)
+        try:
+            if lost:
+                connection.invalidate(error)
+                return CommitUnknown("the database went away during a turn")
+            connection.rollback()
+        except dialect.dbapi.Error:
+            connection.invalidate(error)
+        return DBAPIError.instance(None, None, error, dialect.dbapi.Error, dialect=dialect)
+
     def now(self) -> Any:
         """The database's clock, aware UTC."""
         return self.read(lambda connection: connection.execute(select(database_now())).scalar_one())
@@ -127,6 +170,7 @@ class Database:
         """Close the pooled connections; the object stays usable."""
         self.engine.dispose()
         self._auto.dispose()
+        self._driver.dispose()
 
 
 def _engine_options(url: URL, pool_size: int, max_overflow: int) -> dict[str, Any]:
@@ -157,6 +201,21 @@ def _engine_options(url: URL, pool_size: int, max_overflow: int) -> dict[str, An
     elif kind == "sqlite":
         options["connect_args"] = {"timeout": SQLITE_BUSY_SECONDS}
     return options
+
+
+def _driver_options(url: URL, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of the driver's own pool, whose statements all search by ids or walk one index."""
+    arguments = dict(options["connect_args"])
+    kind = url.get_backend_name()
+    if kind in ("mysql", "mariadb"):
+        # rows count as changed when they matched, as SQLAlchemy has it
+        arguments["client_flag"] = CLIENT.MULTI_STATEMENTS | CLIENT.FOUND_ROWS
+    elif kind == "postgresql":
+        # One plan, made once: nested loops along an index are right for no row and for millions.
+        plans = ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "jit")
+        arguments["options"] += "".join(f" -c {plan}=off" for plan in plans)
+        arguments["options"] += " -c plan_cache_mode=force_generic_plan"
+    return options | {"connect_args": arguments}
 
 
 def _prepare_sqlite(engine: Engine, *, begin: str | None) -> None:

@@ -103,8 +103,10 @@ class InBackground:
 
 @contextmanager
 def counted(database: Database) -> Iterator[Counter[str]]:
-    """The statements and commits that a database's two pools see inside the block."""
+    """What a database is asked inside the block: statements and commits of the two pools that SQLAlchemy
+    sees, and trips of the driver's own, each of which is one transaction."""
     seen: Counter[str] = Counter()
+    direct = database.direct
 
     def statement(*_: Any) -> None:
         seen["statements"] += 1
@@ -112,6 +114,11 @@ def counted(database: Database) -> Iterator[Counter[str]]:
     def commit(*_: Any) -> None:
         seen["commits"] += 1
 
+    def trip(work: Any) -> Any:
+        seen["trips"] += 1
+        return direct(work)
+
+    database.direct = trip  # type: ignore[method-assign]
     engines = (database.engine, database._auto)
     for engine in engines:
         event.listen(engine, "before_cursor_execute", statement)
@@ -119,6 +126,7 @@ def counted(database: Database) -> Iterator[Counter[str]]:
     try:
         yield seen
     finally:
+        del database.direct
         for engine in engines:
             event.remove(engine, "before_cursor_execute", statement)
             event.remove(engine, "commit", commit)

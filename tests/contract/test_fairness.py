@@ -13,7 +13,7 @@ from app.tasks.model import Claim, Completed, Failed, Moved, Priority, Released,
 from app.tasks.queue import TaskQueue
 from app.tasks.settings import CoreSettings
 from app.tasks.store import Store
-from app.tasks.store.turns import TakeQueued, TakeTickets
+from app.tasks.store.takes import TakeQueued, TakeTickets
 from app.tasks.tickets import RQQueueManager
 from tests.contract.parts import HANDLERS, at_once, counted, statements_of
 from tests.contract.rows import Rows

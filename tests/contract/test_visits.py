@@ -7,7 +7,7 @@ from collections import Counter
 from app.tasks.model import Priority, Ticket
 from app.tasks.store import Store
 from app.tasks.store.claims import TicketClaims
-from app.tasks.store.turns import TakeQueued, TakeTickets
+from app.tasks.store.takes import TakeQueued, TakeTickets
 from app.tasks.tickets import RQQueueManager
 from tests.contract.rows import Rows
 from workers.consumers import DatabaseConsumer, RedisConsumer

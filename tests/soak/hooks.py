@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection
 
 import app.tasks.tickets.manager as manager
 import workers.sweeping
+from app.tasks.database import Database
 from tests.soak.points import here, passing
 
 LUA = Path(manager.__file__).parent / "lua"
@@ -48,6 +49,7 @@ def install() -> None:
         }
     )
     _wrap_transactions()
+    _wrap_trips()
     _tell_sweepers_apart()
 
 
@@ -116,6 +118,42 @@ def _wrap_transactions() -> None:
         passing(*(f"{kind}.committed" for kind in kinds))
 
     Connection._commit_impl = commit_impl  # type: ignore[method-assign]
+
+
+class _Watched:
+    """A cursor of the driver's that passes the crash points of a turn in one trip."""
+
+    def __init__(self, cursor: Any) -> None:
+        self._cursor = cursor
+        self.kinds: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cursor, name)
+
+    def execute(self, statement: str, given: Any = None) -> Any:
+        updates = [f"UPDATE tasks SET {part}" for part in statement.split("UPDATE tasks SET ")[1:]]
+        self.kinds |= {kind for update in updates if (kind := _kind_of(update))}
+        commits = statement == "COMMIT" or len(updates) > 1 or statement.endswith("; COMMIT")
+        if commits:
+            passing(*(f"{kind}.open" for kind in sorted(self.kinds)))
+        return self._cursor.execute(statement) if given is None else self._cursor.execute(statement, given)
+
+
+def _wrap_trips() -> None:
+    direct = Database.direct
+
+    def watched(self: Database, work: Any) -> Any:
+        cursors: list[_Watched] = []
+
+        def see(cursor: Any) -> Any:
+            cursors.append(_Watched(cursor))
+            return work(cursors[-1])
+
+        answer = direct(self, see)
+        passing(*(f"{kind}.committed" for kind in sorted(cursors[-1].kinds)))
+        return answer
+
+    Database.direct = watched  # type: ignore[method-assign]
 
 
 def _kind_of(statement: str) -> str | None:

@@ -64,7 +64,7 @@ class Store:
             submissions=submissions,
             claims=claims,
             settlements=settlements,
-            turns=Turns(database, claims, settlements),
+            turns=Turns(database, claims, settlements, one_trip=not limited),
             moves=Moves(database),
             dispatched=DispatchedRows(database),
             queries=Queries(database),

@@ -19,15 +19,14 @@ from app.tasks.model import PRIORITIES, Claim, Priority, Progress, Status, Track
 from app.tasks.schema import database_now, status_is, tasks
 from app.tasks.store.driver_sql import DriverSql
 from app.tasks.store.placing import each_its_own
+from app.tasks.store.takes import Terms
 
 PAGES = 32  # of candidates that a claim looks through for rows which nobody has locked
 
 _token = random.SystemRandom()
 
-_FIELDS = (
-    *("id", "priority", "epoch", "attempt", "failures", "max_retries", "timeout_seconds"),
-    *("user_id", "idempotency_key", "name"),
-)
+_BEFORE = ("id", "priority", "epoch")
+_AFTER = ("failures", "max_retries", "timeout_seconds", "user_id", "idempotency_key", "name")
 _SEPARATOR = "\x1f"  # in no name, user id or key: all are printable
 
 
@@ -50,15 +49,6 @@ class TicketClaims:
     stale: list[tuple[int, int]] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """On what terms rows are claimed: by whom, for how long, under which token."""
-
-    holder: str
-    lease_seconds: float
-    token: int
-
-
 class Claims:
     def __init__(
         self,
@@ -72,7 +62,7 @@ class Claims:
         self.draw_token = draw_token or (lambda: _token.getrandbits(62) + 1)
         self._admit = admit
         self._sql = DriverSql(database)
-        self._columns = _claimed_columns(database.kind)
+        self._columns = ", ".join(claimed_columns(database.kind, attempt="attempt + 1"))
         self._queued = self._sql.status_is(Status.QUEUED)
         self._dispatched = self._sql.status_is(Status.DISPATCHED)
         self._locked = "" if database.kind == "sqlite" else " FOR UPDATE"  # SQLite has its one write lock
@@ -156,12 +146,23 @@ class Claims:
 
     def of_token(self, token: int, track: Track) -> list[Claim]:
         """The claims that carry this token: the read-back after a lost answer to COMMIT."""
+        columns = ", ".join(claimed_columns(self._sql.kind))
         query = (
-            f"SELECT {self._columns} FROM tasks WHERE token = {self._sql.mark}"  # noqa: S608 - marks only
+            f"SELECT {columns} FROM tasks WHERE token = {self._sql.mark}"  # noqa: S608 - marks only
             f" AND status = 'PROCESSING' ORDER BY priority, id"
         )
         rows = self._database.read(lambda on: self._rows(on, query, [token]))
-        return [_claim(row, token, track)._replace(attempt=row[_ATTEMPT]) for row in rows]
+        return [claim_of(row, token, track) for row in rows]
+
+    def still_waiting(self, references: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Those of these (id, epoch) pairs whose rows still wait for just that ticket."""
+        query = select(tasks.c.id, tasks.c.epoch).where(
+            tasks.c.id.in_({task_id for task_id, _ in references}), status_is(Status.DISPATCHED)
+        )
+        named = set(references)
+        return self._database.read(
+            lambda on: [pair for row in on.execute(query) if (pair := (row.id, row.epoch)) in named]
+        )
 
     def renew(self, claims: Sequence[Held], *, lease_seconds: float) -> set[tuple[int, int]]:
         """Extend the leases of exactly these claims; lost ones are left as they are.
@@ -193,7 +194,7 @@ class Claims:
         return self._database.write_one(lambda on: write_progress(on, said))
 
     def _take(self, on: Connection, rows: Sequence[_Row], track: Track, terms: Terms) -> list[Claim]:
-        claims = [_claim(row, terms.token, track) for row in rows]
+        claims = [claim_of(row, terms.token, track) for row in rows]
         if claims and self._admit is not None:
             claims = self._admit(on, claims)
         if not claims:
@@ -257,7 +258,7 @@ class Claims:
 
     def _rows(self, on: Connection, query: str, parameters: Sequence[Any]) -> list[_Row]:
         rows = on.exec_driver_sql(query, tuple(parameters)).cursor.fetchall()
-        return [_typed(row) for row in rows] if self._sql.kind == "mysql" else [_ranked(row) for row in rows]
+        return [typed(row) for row in rows] if self._sql.kind == "mysql" else [ranked(row) for row in rows]
 
 
 def write_progress(on: Connection, said: Sequence[tuple[Claim, Progress]]) -> int:
@@ -272,21 +273,27 @@ def write_progress(on: Connection, said: Sequence[tuple[Claim, Progress]]) -> in
     return on.execute(update(tasks).where(held).values(values)).rowcount
 
 
-# As the statements deliver a claimed row: the fields in their order, then the payload.
+# As the statements deliver a claimed row: the columns in their order.
 _Row = tuple[Any, ...]
-_ID, _PRIORITY, _EPOCH, _ATTEMPT = range(4)
+_ID, _PRIORITY, _EPOCH = range(3)
 
 
-def _claimed_columns(kind: str) -> str:
-    """PyMySQL takes a microsecond for each value of each row; so all but the payload travel as one text."""
+def claimed_columns(kind: str, attempt: str = "attempt") -> tuple[str, ...]:
+    """What a claim reads of its rows, for `claim_of`; `attempt` as the claim will have left it.
+
+    PyMySQL takes a microsecond for each value of each row; so there all but the payload travel as one text,
+    for `typed`. The others' rows are for `ranked`.
+    """
+    fields = (*_BEFORE, attempt, *_AFTER)
     if kind != "mysql":
-        return ", ".join((*_FIELDS, "payload"))
-    filled = ", ".join(f"COALESCE({name}, '')" for name in _FIELDS)
-    return f"CONCAT_WS(CHAR(31 USING utf8mb4), {filled}), payload"
+        return (*fields, "payload")
+    filled = ", ".join(f"COALESCE({name}, '')" for name in fields)
+    return (f"CONCAT_WS(CHAR(31 USING utf8mb4), {filled})", "payload")
 
 
-def _typed(row: _Row) -> _Row:
-    head = row[0].split(_SEPARATOR, len(_FIELDS) - 1)
+def typed(row: _Row) -> _Row:
+    """A row that travelled as one text."""
+    head = row[0].split(_SEPARATOR, len(_BEFORE) + len(_AFTER))
     task_id, rank, epoch, attempt, failures, retries, timeout, user_id, key, name = head
     return (
         *(int(task_id), Priority.of_rank(int(rank)), int(epoch), int(attempt), int(failures)),
@@ -295,14 +302,16 @@ def _typed(row: _Row) -> _Row:
     )
 
 
-def _ranked(row: _Row) -> _Row:
+def ranked(row: _Row) -> _Row:
+    """A row of columns, its rank a priority."""
     return (row[0], Priority.of_rank(row[1]), *row[2:])
 
 
-def _claim(row: _Row, token: int, track: Track) -> Claim:
+def claim_of(row: _Row, token: int, track: Track) -> Claim:
+    """The claim that this row is."""
     task_id, priority, epoch, attempt, failures, retries, timeout, user_id, key, name, payload = row
     return Claim(
-        *(task_id, name, payload, priority, token, epoch, attempt + 1, failures, track),
+        *(task_id, name, payload, priority, token, epoch, attempt, failures, track),
         *(user_id, retries, timeout, False, key),
     )
 

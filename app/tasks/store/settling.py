@@ -53,6 +53,47 @@ class OddRows(Exception):
     """The row of some completion is lost, or its cancel was asked for."""
 
 
+class Completions:
+    """How a completion is written: for the text of several statements."""
+
+    def __init__(self, sql: DriverSql) -> None:
+        self._sql = sql
+        self.guard = f"{sql.status_is(Status.PROCESSING)} AND {sql.not_cancelled}"
+        """The row is as its claim left it; beside its id and token."""
+        self._over = (
+            "token = NULL, lease_until = NULL, confirmed_in = 0, run_at = NULL,"
+            f" held = {sql.false}, active_key = NULL, ended_at = {sql.now}, error = NULL,"
+            " progress_percent = 100"
+        )
+
+    def values(self, result: str) -> str:
+        """What a completion sets, with this text for the result."""
+        return f"status = 'COMPLETED', result = {result}, {self._over}"
+
+    def of(self, token: int, group: Sequence[Completed]) -> tuple[str, tuple[Any, ...]]:
+        """One statement for completions of one token, and its parameters."""
+        mark = self._sql.mark
+        ids = [outcome.claim.task_id for outcome in group]
+        results = [outcome.result for outcome in group]
+        if len(set(results)) == 1:
+            value, values = mark, list[Any](results[:1])
+        else:
+            value = "CASE id" + f" WHEN {mark} THEN {mark}" * len(group) + " END"
+            values = [part for pair in zip(ids, results, strict=True) for part in pair]
+        sql = (
+            f"UPDATE tasks SET {self.values(value)} WHERE id IN ({self._sql.marks(len(ids))})"  # noqa: S608
+            f" AND token = {mark} AND {self.guard}"
+        )
+        return sql, (*values, *ids, token)
+
+    def by_token(self, completed: Iterable[Completed]) -> list[tuple[int, list[Completed]]]:
+        """Groups of one token each, in the order of their ids."""
+        groups: dict[int, list[Completed]] = defaultdict(list)
+        for outcome in sorted(completed, key=lambda outcome: outcome.claim.task_id):
+            groups[outcome.claim.token].append(outcome)
+        return list(groups.items())
+
+
 class Settlements:
     def __init__(
         self,
@@ -63,12 +104,7 @@ class Settlements:
         """`let_next_in` may bring other rows on their way, in the transaction in which these claims end."""
         self._database = database
         self._let_next_in = let_next_in
-        self._sql = DriverSql(database)
-        self._held = f"{self._sql.status_is(Status.PROCESSING)} AND {self._sql.not_cancelled}"
-        self._over = (
-            "token = NULL, lease_until = NULL, confirmed_in = 0, run_at = NULL,"
-            f" held = {self._sql.false}, active_key = NULL, ended_at = {self._sql.now}"
-        )
+        self._completions = Completions(DriverSql(database))
 
     def settle(self, outcomes: Sequence[Outcome], connection: Connection | None = None) -> Settled:
         """Record the outcomes in one transaction, or in the caller's if a connection is given.
@@ -102,41 +138,26 @@ class Settlements:
 
     def _complete(self, on: Connection, completed: Sequence[Completed], settled: Settled) -> None:
         """COMPLETED for all of them in one statement per token."""
-        by_token: dict[int, list[Completed]] = defaultdict(list)
-        for outcome in completed:
-            by_token[outcome.claim.token].append(outcome)
-        for token, group in by_token.items():
-            group.sort(key=lambda outcome: outcome.claim.task_id)
-            sql, parameters = self._completion(token, group)
+        for token, group in self._completions.by_token(completed):
+            sql, parameters = self._completions.of(token, group)
             if on.exec_driver_sql(sql, parameters).rowcount != len(group):
                 raise OddRows
             settled.recorded.update((outcome.claim.task_id, Status.COMPLETED) for outcome in group)
 
-    def _completion(self, token: int, group: Sequence[Completed]) -> tuple[str, tuple[Any, ...]]:
-        mark = self._sql.mark
-        ids = [outcome.claim.task_id for outcome in group]
-        results = [outcome.result for outcome in group]
-        if len(set(results)) == 1:
-            value, values = mark, list[Any](results[:1])
-        else:
-            value = "CASE id" + f" WHEN {mark} THEN {mark}" * len(group) + " END"
-            values = [part for pair in zip(ids, results, strict=True) for part in pair]
-        sql = (
-            f"UPDATE tasks SET status = 'COMPLETED', result = {value}, {self._over},"  # noqa: S608 - marks only
-            f" error = NULL, progress_percent = 100 WHERE id IN ({self._sql.marks(len(ids))})"
-            f" AND token = {mark} AND {self._held}"
-        )
-        return sql, (*values, *ids, token)
-
     def ended_by(self, claim: Claim) -> Status | None:
         """The status, if this claim's attempt has ended it: the read-back after a lost answer to COMMIT."""
-        query = select(tasks.c.status).where(
-            tasks.c.id == claim.task_id,
-            tasks.c.attempt == claim.attempt,
+        return self.ended_among([claim]).get(claim.task_id)
+
+    def ended_among(self, claims: Sequence[Claim]) -> dict[int, Status]:
+        """As `ended_by`, for those of the claims that have ended: task id -> status."""
+        attempts = {claim.task_id: claim.attempt for claim in claims}
+        query = select(tasks.c.id, tasks.c.status, tasks.c.attempt).where(
+            tasks.c.id.in_(attempts),
             tasks.c.token.is_(None),
             tasks.c.status.in_(ENDED),  # a reclaim clears the token too, and ends nothing
         )
-        return self._database.read(lambda on: on.execute(query).scalar_one_or_none())
+        rows = self._database.read(lambda on: on.execute(query).all()) if attempts else []
+        return {row.id: row.status for row in rows if row.attempt == attempts[row.id]}
 
 
 def _settle_seen(on: Connection, outcomes: Sequence[Outcome], settled: Settled) -> None:

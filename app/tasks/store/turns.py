@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from sqlalchemy.engine import Connection
 
 from app.tasks.database import CommitUnknown, Database
-from app.tasks.model import PRIORITIES, Claim, Outcome, Priority, Track
-from app.tasks.store.claims import Claims, Terms, TicketClaims
+from app.tasks.model import ENDED, Claim, Outcome, Status, Track
+from app.tasks.store.claims import Claims, TicketClaims
 from app.tasks.store.settling import OddRows, Settled, Settlements
-
-
-@dataclass(frozen=True, slots=True)
-class TakeTickets:
-    """Claim the rows that these (id, epoch) pairs name."""
-
-    references: Sequence[tuple[int, int]]
-
-
-@dataclass(frozen=True, slots=True)
-class TakeQueued:
-    """Claim up to `limit` QUEUED rows, those that have waited for `waiting_for_seconds`. With `one_by_one`
-    the order of `priorities` is the order of service, a statement for each; otherwise their own."""
-
-    limit: int
-    priorities: Sequence[Priority] = PRIORITIES
-    waiting_for_seconds: float = 0
-    one_by_one: bool = False
+from app.tasks.store.single_trip import SingleTrip
+from app.tasks.store.takes import Take, TakeQueued, TakeTickets, Terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +25,19 @@ class Turned:
 
 
 class Turns:
-    def __init__(self, database: Database, claims: Claims, settlements: Settlements) -> None:
+    def __init__(
+        self, database: Database, claims: Claims, settlements: Settlements, *, one_trip: bool = True
+    ) -> None:
+        """Without `one_trip` every turn goes step by step, as whatever joins its transaction needs."""
         self._database = database
+        self._trip = SingleTrip(database) if one_trip else None
         self._claims = claims
         self._settlements = settlements
 
     def turn(
         self,
         outcomes: Sequence[Outcome],
-        take: TakeTickets | TakeQueued | None,
+        take: Take | None,
         *,
         holder: str,
         lease_seconds: float,
@@ -58,7 +47,36 @@ class Turns:
         Raises `DatabaseUnavailable`; then the outcomes are to be settled again, which the tokens make safe.
         """
         terms = Terms(holder, lease_seconds, self._claims.draw_token())
+        if take is not None and self._trip is not None and self._trip.fits(outcomes, take):
+            return self._in_one_trip(outcomes, take, terms)
+        return self._step_by_step(outcomes, take, terms)
 
+    def _in_one_trip(self, outcomes: Sequence[Any], take: Take, terms: Terms) -> Turned:
+        """Nothing but completions before it: what the answer lacks is looked into afterwards."""
+        assert self._trip is not None
+        try:
+            answer = self._trip.turn(outcomes, take, terms)
+        except CommitUnknown:
+            turned = self._read_back(outcomes, terms, take)
+            if turned.claims.won:
+                return turned
+            return Turned(turned.settled, self._step_by_step((), take, terms).claims)
+        if answer.completed == len(outcomes):
+            settled = Settled({outcome.claim.task_id: Status.COMPLETED for outcome in outcomes})
+        else:
+            settled = self._settled(outcomes, ended=(Status.COMPLETED,))
+        if isinstance(take, TakeQueued) or len(answer.won) == len(take.references):
+            return Turned(settled, TicketClaims(answer.won))
+        return Turned(settled, self._judged(take.references, answer.won))
+
+    def _judged(self, references: Sequence[tuple[int, int]], won: list[Claim]) -> TicketClaims:
+        """What has become of the tickets that were not won: their queue is closed, or they are stale."""
+        known = {(claim.task_id, claim.epoch) for claim in won}
+        missing = [pair for pair in references if pair not in known]
+        refused = self._claims.still_waiting(missing)
+        return TicketClaims(won, refused, [pair for pair in missing if pair not in set(refused)])
+
+    def _step_by_step(self, outcomes: Sequence[Outcome], take: Take | None, terms: Terms) -> Turned:
         def work(on: Connection, *, look_first: bool = False) -> Turned:
             settled = self._settlements.settle_on(on, outcomes, look_first=look_first)
             return Turned(settled, self._take(on, terms, take))
@@ -70,7 +88,7 @@ class Turns:
         except CommitUnknown:
             return self._read_back(outcomes, terms, take)
 
-    def _take(self, on: Connection, terms: Terms, take: TakeTickets | TakeQueued | None) -> TicketClaims:
+    def _take(self, on: Connection, terms: Terms, take: Take | None) -> TicketClaims:
         match take:
             case None:
                 return TicketClaims()
@@ -85,23 +103,17 @@ class Turns:
             case TakeQueued(limit, priorities, waiting):
                 return TicketClaims(won=self._claims.queued_on(on, terms, limit, priorities, waiting))
 
-    def _read_back(
-        self, outcomes: Sequence[Outcome], terms: Terms, take: TakeTickets | TakeQueued | None
-    ) -> Turned:
+    def _read_back(self, outcomes: Sequence[Outcome], terms: Terms, take: Take | None) -> Turned:
         """COMMIT's answer was lost: ask the rows. Tickets that were not claimed are simply lost; the
         sweeper pushes them again."""
         track = Track.DATABASE if isinstance(take, TakeQueued) else Track.REDIS
         claims: list[Claim] = self._claims.of_token(terms.token, track)
-        settled = Settled()
-        open_ones = []
-        for outcome in outcomes:
-            status = self._settlements.ended_by(outcome.claim)
-            if status is None:
-                open_ones.append(outcome)
-            else:
-                settled.recorded[outcome.claim.task_id] = status
-        again = self._settlements.settle(open_ones)
-        settled.recorded |= again.recorded
-        settled.lost += again.lost
-        settled.moves += again.moves
-        return Turned(settled, TicketClaims(won=claims))
+        return Turned(self._settled(outcomes), TicketClaims(won=claims))
+
+    def _settled(self, outcomes: Sequence[Outcome], *, ended: Collection[Status] = ENDED) -> Settled:
+        """What these outcomes' rows say: those that ended so are recorded, the others are settled now."""
+        found = self._settlements.ended_among([outcome.claim for outcome in outcomes])
+        recorded = {task_id: status for task_id, status in found.items() if status in ended}
+        again = self._settlements.settle([o for o in outcomes if o.claim.task_id not in recorded])
+        again.recorded |= recorded
+        return again

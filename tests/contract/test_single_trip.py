@@ -1,0 +1,239 @@
+"""A turn in one trip to the database: what of it is odd, refused, locked, lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from threading import Thread
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from app.tasks.database import CommitUnknown, Database
+from app.tasks.errors import StatementRefused
+from app.tasks.model import Claim, Completed, Priority, Track
+from app.tasks.store import Store
+from app.tasks.store.takes import Take, TakeQueued, TakeTickets
+from app.tasks.store.turns import Turned
+from tests.contract.parts import MakeStore
+from tests.contract.rows import Rows
+from tests.waiting import wait_until
+
+TRACKS = pytest.mark.parametrize("track", ["tickets", "polling"])
+
+
+def turn(store: Store, claims: list[Claim], take: Take, *, holder: str = "the worker") -> Turned:
+    outcomes = [Completed(claim, str(claim.task_id)) for claim in claims]
+    return store.turns.turn(outcomes, take, holder=holder, lease_seconds=30)
+
+
+def batch(store: Store, rows: Rows, count: int = 3) -> list[Claim]:
+    rows.put("QUEUED", count=count)
+    return turn(store, [], TakeQueued(count)).claims.won
+
+
+def taking(rows: Rows, count: int, track: str) -> Take:
+    """So many new rows of this track, and what claims them."""
+    first = rows.put("QUEUED" if track == "polling" else "DISPATCHED", count=count)
+    return TakeQueued(count) if track == "polling" else TakeTickets([(first + n, 3) for n in range(count)])
+
+
+@TRACKS
+def test_a_turn_that_is_refused_leaves_the_batch_unended_and_claims_nothing(
+    track: str, server_rows: Rows, make_store: MakeStore
+) -> None:
+    rows, store = server_rows, make_store(server_rows)  # SQLite refuses no value
+    claims = batch(store, rows)
+    take = taking(rows, 1, track)
+    with pytest.raises(StatementRefused):
+        turn(store, claims, take, holder="w" * 5000)
+    assert (rows.count("PROCESSING"), rows.count("COMPLETED")) == (3, 0)
+    turned = turn(store, claims, take)
+    assert turned.settled.lost == []
+    assert (rows.count("PROCESSING"), rows.count("COMPLETED")) == (1, 3)
+
+
+@TRACKS
+@pytest.mark.parametrize("odd", ["lost", "cancelled"])
+def test_a_completion_that_is_odd_spoils_neither_the_others_nor_the_claim(
+    odd: str, track: str, store: Store, rows: Rows
+) -> None:
+    claims = batch(store, rows)
+    bad = claims[1].task_id
+    if odd == "lost":
+        rows.change(bad, token=5)
+    else:
+        store.moves.cancel(bad)
+    turned = turn(store, claims, taking(rows, 2, track))
+    assert [rows.status(claim.task_id) for claim in claims[::2]] == ["COMPLETED", "COMPLETED"]
+    assert rows.status(bad) == ("PROCESSING" if odd == "lost" else "CANCELLED")
+    assert turned.settled.lost == ([bad] if odd == "lost" else [])
+    assert set(turned.settled.recorded) == {c.task_id for c in claims} - set(turned.settled.lost)
+    assert len(turned.claims.won) == 2
+
+
+def test_completions_of_several_claims_end_in_one_turn(store: Store, rows: Rows) -> None:
+    claims = [claim for _ in range(3) for claim in batch(store, rows, 2)]
+    turned = turn(store, claims, taking(rows, 1, "tickets"))
+    assert len({claim.token for claim in claims}) == 3
+    assert sorted(turned.settled.recorded) == sorted(claim.task_id for claim in claims)
+    assert all(rows.row(claim.task_id)["result"] == str(claim.task_id) for claim in claims)
+
+
+@pytest.mark.parametrize("closing", [{"paused": True}, {"fenced_track": Track.REDIS.value}])
+def test_tickets_of_a_closed_queue_are_refused_the_worthless_ones_named(
+    closing: Mapping[str, Any], store: Store, rows: Rows
+) -> None:
+    shut = rows.put("DISPATCHED", priority="high")
+    won = rows.put("DISPATCHED")
+    over = rows.put("COMPLETED")
+    store.routing.change([Priority.HIGH], **closing)
+    claims = batch(store, rows)
+    tickets = TakeTickets([(over, 3), (shut, 3), (won, 3), (won, 2), (99, 3)])
+    answer = turn(store, claims, tickets).claims
+    assert [claim.task_id for claim in answer.won] == [won]
+    assert answer.refused == [(shut, 3)]
+    assert answer.stale == [(over, 3), (won, 2), (99, 3)]
+    assert rows.status(shut) == "DISPATCHED"
+
+
+@pytest.mark.parametrize("closing", [{"paused": True}, {"fenced_track": Track.DATABASE.value}])
+def test_rows_of_a_closed_queue_are_left(closing: Mapping[str, Any], store: Store, rows: Rows) -> None:
+    shut = rows.put("QUEUED", priority="high")
+    open_one = rows.put("QUEUED", priority="low")
+    store.routing.change([Priority.HIGH], **closing)
+    won = turn(store, [], TakeQueued(5)).claims.won
+    assert [claim.task_id for claim in won] == [open_one]
+    assert rows.status(shut) == "QUEUED"
+
+
+def test_a_ticket_whose_row_was_locked_and_confirmed_meanwhile_is_won(
+    server_rows: Rows, make_store: MakeStore
+) -> None:
+    rows, store = server_rows, make_store(server_rows)
+    waiting = rows.put("DISPATCHED")
+    answers: list[Turned] = []
+    claimer = Thread(target=lambda: answers.append(turn(store, [], TakeTickets([(waiting, 3)]))))
+    with rows.engine.begin() as on:
+        on.execute(text(f"UPDATE tasks SET confirmed_in = 7 WHERE id = {waiting}"))
+        claimer.start()
+        wait_for_a_lock(rows)
+        assert answers == []
+    claimer.join(30)
+    assert [claim.task_id for claim in answers[0].claims.won] == [waiting]
+    assert rows.row(waiting)["confirmed_in"] == 0
+
+
+@pytest.mark.parametrize("change", [{"status": "CANCELLED"}, {"epoch": 4}])
+def test_a_ticket_whose_row_was_moved_on_while_it_was_locked_is_stale(
+    change: Mapping[str, Any], server_rows: Rows, make_store: MakeStore
+) -> None:
+    rows, store = server_rows, make_store(server_rows)
+    waiting = rows.put("DISPATCHED")
+    answers: list[Turned] = []
+    claimer = Thread(target=lambda: answers.append(turn(store, [], TakeTickets([(waiting, 3)]))))
+    with rows.engine.begin() as on:
+        column, value = next(iter(change.items()))
+        on.execute(text(f"UPDATE tasks SET {column} = :value WHERE id = {waiting}"), {"value": value})
+        claimer.start()
+        wait_for_a_lock(rows)
+    claimer.join(30)
+    assert answers[0].claims.won == []
+    assert answers[0].claims.stale == [(waiting, 3)]
+
+
+def wait_for_a_lock(rows: Rows) -> None:
+    """Until the claim waits for the row that this test has locked."""
+    waiters = {
+        "mysql": "SELECT COUNT(*) FROM information_schema.innodb_lock_waits",
+        "postgresql": "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        " AND datname = current_database()",
+    }[rows.kind]
+    wait_until(lambda: rows.scalar(waiters), deadline_seconds=30, what="the claim to wait for the row's lock")
+
+
+def test_a_connection_that_breaks_in_a_turn_is_an_unknown_commit_and_heals(server_rows: Rows) -> None:
+    rows, database = server_rows, Database(server_rows.url)
+    store = Store.over(database)
+    store.routing.ensure(redis_percent=100)
+    own_number, kill = {
+        "mysql": ("SELECT CONNECTION_ID()", "KILL CONNECTION {}"),
+        "postgresql": ("SELECT pg_backend_pid()", "SELECT pg_terminate_backend({}, 30000)"),
+    }[rows.kind]
+
+    def ask(cursor: Any) -> int:
+        cursor.execute(own_number)
+        return int(cursor.fetchone()[0])
+
+    claims = batch(store, rows)
+    rows.execute(kill.format(database.direct(ask)))
+    with pytest.raises(CommitUnknown):
+        database.direct(ask)
+    rows.execute(kill.format(database.direct(ask)))
+    turned = turn(store, claims, taking(rows, 2, "tickets"))
+    assert (len(turned.settled.recorded), turned.settled.lost) == (3, [])
+    assert len(turned.claims.won) == 2
+    assert (rows.count("COMPLETED"), rows.count("PROCESSING")) == (3, 2)
+    database.dispose()
+
+
+# --- how rows are found ------------------------------------------------------------------------------
+
+
+class Watched:
+    """A cursor that tells how the rows of `tasks` were read."""
+
+    def __init__(self, cursor: Any, kind: str, reads: list[int]) -> None:
+        self._cursor, self._kind, self._reads = cursor, kind, reads
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cursor, name)
+
+    def execute(self, statement: str, given: Any = ()) -> Any:
+        if self._kind == "sqlite" and "UPDATE" in statement:
+            plan = self._cursor.execute(f"EXPLAIN QUERY PLAN {statement}", given).fetchall()
+            self._reads.append(1_000_000 * sum(step[3].startswith("SCAN tasks") for step in plan))
+        if self._kind == "postgresql":
+            self._cursor.execute("BEGIN")
+            self._cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", given)
+            self._reads.append(sum(_read(self._cursor.fetchone()[0][0]["Plan"])))
+            self._cursor.execute("ROLLBACK")
+        return self._cursor.execute(statement, given)
+
+
+def _read(plan: Mapping[str, Any]) -> Iterator[int]:
+    if plan.get("Relation Name") == "tasks":
+        yield (plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0)) * plan["Actual Loops"]
+    for part in plan.get("Plans", ()):
+        yield from _read(part)
+
+
+@TRACKS
+def test_a_turn_finds_its_few_rows_without_walking_past_those_that_wait(
+    track: str, store: Store, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims = batch(store, rows)
+    rows.put("QUEUED" if track == "polling" else "DISPATCHED", count=2_000)
+    take = taking(rows, 3, track)
+    direct, reads = store.database.direct, list[int]()
+
+    def handler_reads(cursor: Any) -> int:
+        cursor.execute("SHOW SESSION STATUS LIKE 'Handler_read%'")
+        return sum(int(value) for _, value in cursor.fetchall())
+
+    def watched(work: Any) -> Any:
+        if rows.kind != "mysql":
+            return direct(lambda cursor: work(Watched(cursor, rows.kind, reads)))
+        before = direct(handler_reads)
+        answer = direct(work)
+        reads.append(direct(handler_reads) - before)
+        return answer
+
+    monkeypatch.setattr(store.database, "direct", watched)
+    turned = turn(store, claims, take)
+    assert (len(turned.settled.recorded), len(turned.claims.won)) == (3, 3)
+    if rows.kind == "mysql" and track == "polling":
+        assert reads == []  # goes step by step
+    else:
+        assert reads
+        assert sum(reads) < 100
