@@ -6,7 +6,6 @@ What it goes by (the routing, and which keys and places of users are taken) its 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 
 from app.tasks.errors import IdempotencyConflict, IntakePaused, TaskError, UserLimitReached
@@ -95,7 +94,7 @@ class Admission:
         if known is not None:
             return self.answer_of(new, known)
         if self.slots(new):
-            placement = replace(placement, active_key=self.free_slots(new, taken)[0])
+            placement = placement._replace(active_key=self.free_slots(new, taken)[0])
         return placement
 
     def _paused(self, route: Route) -> IntakePaused:

@@ -168,8 +168,7 @@ class PlannedRun:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class NewTask:
+class NewTask(NamedTuple):
     """A submission that passed every check which needs no database. `payload` is JSON text."""
 
     task_id: int
@@ -188,8 +187,7 @@ class NewTask:
         return PlannedRun.of_key(self.idempotency_key)
 
 
-@dataclass(frozen=True, slots=True)
-class Submitted:
+class Submitted(NamedTuple):
     """The answer to a submission. `created` is false when the idempotency key named an older task."""
 
     task_id: int
@@ -291,8 +289,7 @@ class Released:
 Outcome = Completed | Failed | RetryLater | Cancelled | Released
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
+class Moved(NamedTuple):
     """A row that a verb brought to a status; DISPATCHED ones need a ticket, QUEUED ones somebody awake."""
 
     task_id: int

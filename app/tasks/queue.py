@@ -6,7 +6,6 @@ Commit first, push the ticket second: a verb's answer means that the row is stor
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -26,7 +25,7 @@ from app.tasks.errors import (
 )
 from app.tasks.handlers import HandlerRegistry
 from app.tasks.ids import IdSource
-from app.tasks.model import PRIORITIES, Moved, NewTask, Priority, Submitted, Ticket
+from app.tasks.model import PRIORITIES, Moved, NewTask, Priority, Status, Submitted, Ticket
 from app.tasks.routing import Intake, Routing
 from app.tasks.schedule_requests import ScheduleCheck
 from app.tasks.schedules import Schedules
@@ -35,7 +34,7 @@ from app.tasks.store import Store
 from app.tasks.store.submitting import Placement, Refusal
 from app.tasks.submission import RequestCheck, TaskRequest
 from app.tasks.tickets import RQQueueManager
-from app.tasks.waking import Waking, first_moves
+from app.tasks.waking import Waking, first_moves, first_ticket
 
 TRIES = 20
 
@@ -150,7 +149,7 @@ class TaskQueue:
                     slots = self._free_slots(new, connection)
                 case Refusal.ID_EXISTS:
                     self._ids.renew_node()
-                    new = replace(new, task_id=self._ids.next())
+                    new = new._replace(task_id=self._ids.next())
         raise TaskError("the submission met other changes again and again; nothing was stored, try again")
 
     def _insert_placed(
@@ -211,13 +210,18 @@ class TaskQueue:
         self, news: Sequence[NewTask], decided: Sequence[Decision]
     ) -> list[Submitted | TaskError]:
         answers: list[Submitted | TaskError] = []
-        moves: list[Moved] = []
+        tickets: list[Ticket] = []
+        others: list[Moved] = []
         for new, decision in zip(news, decided, strict=True):
             if isinstance(decision, Placement):
                 decision = Submitted(new.task_id, decision.status, new.priority)
-                moves += first_moves(new, decision, self._now)
+                if decision.status is Status.DISPATCHED:
+                    tickets.append(first_ticket(new))
+                else:
+                    others += first_moves(new, decision, self._now)
             answers.append(decision)
-        self.push_moved(moves)
+        self.push(tickets)
+        self.push_moved(others)
         return answers
 
     def _present(self, new: NewTask, connection: Connection | None) -> Submitted | None:

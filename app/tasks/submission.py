@@ -19,6 +19,8 @@ KEY_CHARACTERS = 128
 RETRIES_LIMIT = 1000
 TIMEOUT_LIMIT_SECONDS = 7 * 86_400
 
+_NONE = (None, None, None)
+
 log = structlog.get_logger(__name__)
 
 
@@ -93,7 +95,7 @@ class RequestCheck:
     def _payload_text(self, handler: Handler, payload: Any) -> str:
         try:
             text = write_json(payload)
-            size = len(text.encode())
+            size = len(text) if text.isascii() else len(text.encode())
         except (TypeError, ValueError, RecursionError) as error:
             reason = f"cannot be written as JSON: {error}"[:200]
             raise InvalidTask([FieldProblem("payload", reason)]) from None
@@ -116,6 +118,9 @@ class RequestCheck:
 
 
 def _field_problems(request: TaskRequest) -> list[FieldProblem]:
+    given = (request.user_id, request.idempotency_key, request.run_at)
+    if given == _NONE and (request.max_retries, request.timeout_seconds) == _NONE[:2]:
+        return []
     return [*_key_problems(request), *_time_problems(request), *_number_problems(request)]
 
 

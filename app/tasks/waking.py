@@ -72,11 +72,16 @@ class Waking:
                 log.debug("bells.not_rung", topic=topic.value, reason=str(error))
 
 
+def first_ticket(new: NewTask) -> Ticket:
+    """The ticket of a task that is born DISPATCHED."""
+    return Ticket(new.task_id, 1, new.priority, new.name, new.timeout_seconds)
+
+
 def first_moves(new: NewTask, submitted: Submitted, now: Callable[[], datetime]) -> list[Moved]:
     """A birth, as what follows it. Nothing does if the sweeper looks by itself before the task is due."""
     task_id, status, ticket = submitted.task_id, submitted.status, None
     if status is Status.DISPATCHED:
-        ticket = Ticket(task_id, 1, new.priority, new.name, new.timeout_seconds)
+        ticket = first_ticket(new)
     elif status is Status.SCHEDULED and not _is_near(new.run_at, now):
         return []
     return [Moved(task_id, status, ticket, new.priority)]

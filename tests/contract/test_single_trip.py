@@ -13,6 +13,7 @@ from app.tasks.database import CommitUnknown, Database
 from app.tasks.errors import StatementRefused
 from app.tasks.model import Claim, Completed, Priority, Track
 from app.tasks.store import Store
+from app.tasks.store.driver_sql import array_text
 from app.tasks.store.takes import Take, TakeQueued, TakeTickets
 from app.tasks.store.turns import Turned
 from tests.contract.parts import MakeStore
@@ -175,6 +176,32 @@ def test_a_connection_that_breaks_in_a_turn_is_an_unknown_commit_and_heals(serve
     assert len(turned.claims.won) == 2
     assert (rows.count("COMPLETED"), rows.count("PROCESSING")) == (3, 2)
     database.dispose()
+
+
+@pytest.mark.postgresql
+def test_an_array_written_as_text_is_read_as_what_it_was(prepared_postgresql: Rows) -> None:
+    numbers = [0, -1, 2**62]
+    words = [
+        "",
+        " ",
+        "NULL",
+        "{a,b}",
+        'say "so"',
+        "back\\slash",
+        "\\",
+        '\\"',
+        "new\nline",
+        "tab\t",
+        "žluť 𝄞 🙂",
+        None,
+        "%s",
+    ]
+    answer = prepared_postgresql.execute(
+        "SELECT CAST(:numbers AS bigint[]), CAST(:words AS text[])",
+        numbers=array_text(numbers),
+        words=array_text(words),
+    )
+    assert answer == [(numbers, words)]
 
 
 # --- how rows are found ------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Select, select, union_all
@@ -84,7 +83,7 @@ def _locked(priority: Priority, ids: Sequence[int], waited_seconds: float) -> Se
 
 
 def _in(move: Moved, priority: Priority) -> Moved:
-    return move if move.ticket is None else replace(move, ticket=move.ticket._replace(priority=priority))
+    return move if move.ticket is None else move._replace(ticket=move.ticket._replace(priority=priority))
 
 
 def _old_ticket(row: AnyRow) -> Ticket:

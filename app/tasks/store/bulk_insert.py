@@ -6,9 +6,7 @@ fills is left to its default.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import chain
 from typing import Any
@@ -16,8 +14,8 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from app.tasks.database import Database
-from app.tasks.model import NewTask, Status
-from app.tasks.store.driver_sql import DriverSql
+from app.tasks.model import NewTask, Priority, Status
+from app.tasks.store.driver_sql import DriverSql, array_text
 
 CHUNK_ROWS = 2000
 CHUNK_CHARACTERS = 4_000_000  # of payload in one statement, far below any server's packet limit
@@ -31,36 +29,23 @@ _TYPES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class NewRow:
-    """A new task with its place."""
-
-    new: NewTask
-    status: Status
-    held: bool = False
-    active_key: str | None = None
-
-    @property
-    def kind(self) -> tuple[Status, bool, int]:
-        return self.status, self.held, self.new.priority.rank
+Kind = tuple[Status, bool, Priority]
+"""What rows of one group have in common: status, whether they are held, priority."""
+NewRow = tuple[NewTask, str | None]
+"""A new task, with its active key."""
 
 
 class BulkInsert:
     def __init__(self, database: Database) -> None:
         self._sql = DriverSql(database)
 
-    def insert(self, rows: Iterable[NewRow], on: Connection, now: datetime) -> None:
+    def insert(self, groups: Mapping[Kind, Sequence[NewRow]], on: Connection, now: datetime) -> None:
         """Insert the rows. `now` is the database's clock. Raises `IntegrityError` on a duplicate key."""
-        groups: dict[tuple[Status, bool, int], list[NewRow]] = defaultdict(list)
-        for row in rows:
-            groups[row.kind].append(row)
         for kind, group in groups.items():
             for chunk in _chunks(group):
                 self._insert_alike(kind, chunk, on, now)
 
-    def _insert_alike(
-        self, kind: tuple[Status, bool, int], rows: Sequence[NewRow], on: Connection, now: datetime
-    ) -> None:
+    def _insert_alike(self, kind: Kind, rows: Sequence[NewRow], on: Connection, now: datetime) -> None:
         columns = self._columns(rows)
         fixed = self._fixed(kind, now)
         names = ", ".join((*columns, *fixed))
@@ -68,7 +53,9 @@ class BulkInsert:
         if self._sql.kind == "postgresql":
             arrays = ", ".join(f"%s::{_TYPES[name]}[]" for name in columns)
             text = f"SELECT given.*, {constants} FROM unnest({arrays}) AS given"  # noqa: S608
-            on.exec_driver_sql(f"INSERT INTO tasks ({names}) {text}", tuple(columns.values()))
+            on.exec_driver_sql(
+                f"INSERT INTO tasks ({names}) {text}", tuple(map(array_text, columns.values()))
+            )
             return
         row_text = f"({self._sql.marks(len(columns))}, {constants})"
         values = list(zip(*columns.values(), strict=True))
@@ -79,11 +66,11 @@ class BulkInsert:
             return
         on.exec_driver_sql(f"INSERT INTO tasks ({names}) VALUES {row_text}", values)  # noqa: S608
 
-    def _fixed(self, kind: tuple[Status, bool, int], now: datetime) -> dict[str, str]:
+    def _fixed(self, kind: Kind, now: datetime) -> dict[str, str]:
         """What all rows of a group have in common, as SQL: words and numbers of our own."""
-        status, held, rank = kind
+        status, held, priority = kind
         moment = f"'{self._sql.moment(now)}'"
-        fixed = {"status": f"'{status.value}'", "priority": str(rank), "created_at": moment}
+        fixed = {"status": f"'{status.value}'", "priority": str(priority.rank), "created_at": moment}
         if held:
             fixed["held"] = self._sql.true
         if status is not Status.SCHEDULED:
@@ -93,17 +80,17 @@ class BulkInsert:
     def _columns(self, rows: Sequence[NewRow]) -> dict[str, Sequence[Any]]:
         """The values by column; optional columns only if some row has one."""
         columns: dict[str, Sequence[Any]] = {
-            "id": [row.new.task_id for row in rows],
-            "name": [row.new.name for row in rows],
-            "payload": [row.new.payload for row in rows],
+            "id": [new.task_id for new, _ in rows],
+            "name": [new.name for new, _ in rows],
+            "payload": [new.payload for new, _ in rows],
         }
         optional: dict[str, Sequence[Any]] = {
-            "active_key": [row.active_key for row in rows],
-            "user_id": [row.new.user_id for row in rows],
-            "idempotency_key": [row.new.idempotency_key for row in rows],
-            "max_retries": [row.new.max_retries for row in rows],
-            "timeout_seconds": [row.new.timeout_seconds for row in rows],
-            "run_at": [row.new.run_at and self._sql.moment(row.new.run_at) for row in rows],
+            "active_key": [key for _, key in rows],
+            "user_id": [new.user_id for new, _ in rows],
+            "idempotency_key": [new.idempotency_key for new, _ in rows],
+            "max_retries": [new.max_retries for new, _ in rows],
+            "timeout_seconds": [new.timeout_seconds for new, _ in rows],
+            "run_at": [new.run_at and self._sql.moment(new.run_at) for new, _ in rows],
         }
         return columns | {name: some for name, some in optional.items() if some.count(None) < len(some)}
 
@@ -111,10 +98,10 @@ class BulkInsert:
 def _chunks(rows: Sequence[NewRow]) -> Iterator[Sequence[NewRow]]:
     """Parts of at most `CHUNK_ROWS` rows and about `CHUNK_CHARACTERS` of payload."""
     start = characters = 0
-    for end, row in enumerate(rows):
-        characters += len(row.new.payload)
+    for end, (new, _) in enumerate(rows):
+        characters += len(new.payload)
         if end - start >= CHUNK_ROWS or (characters > CHUNK_CHARACTERS and end > start):
             yield rows[start:end]
-            start, characters = end, len(row.new.payload)
+            start, characters = end, len(new.payload)
     if start < len(rows):
         yield rows[start:]

@@ -6,6 +6,7 @@ would cost more than the database. Values always travel as parameters: only mark
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -51,3 +52,19 @@ class DriverSql:
     def _later(self, seconds: float) -> str:
         """The database's clock, plus `seconds`."""
         return self.text(database_now(literal(seconds)))
+
+
+def array_text(values: Sequence[Any]) -> str:
+    """A PostgreSQL array of numbers, words or nothing, as its text: the driver takes ten times as long."""
+    if all(isinstance(value, int) for value in values):
+        return "{" + ",".join(map(str, values)) + "}"
+    return "{" + ",".join(map(_element_text, values)) + "}"
+
+
+def _element_text(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    text = str(value)
+    if "\\" in text or '"' in text:
+        text = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'

@@ -10,7 +10,6 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
 from sqlalchemy import and_, bindparam, delete, false, func, insert, select, update
 from sqlalchemy.engine import Connection
@@ -152,4 +151,4 @@ def _let_in(on: Connection, numbers: Mapping[str, int]) -> list[Moved]:
     if not rows:
         return []
     rules, _ = hold_routing(on, {row.priority for row in rows})
-    return [replace(move, front=True) for move in place(on, rows, rules)]
+    return [move._replace(front=True) for move in place(on, rows, rules)]

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from app.tasks.database import Database
 from app.tasks.model import Claim, Completed, Outcome, Status, Track
 from app.tasks.store.claims import claim_of, claimed_columns, ranked, typed
-from app.tasks.store.driver_sql import DriverSql
+from app.tasks.store.driver_sql import DriverSql, array_text
 from app.tasks.store.settling import Completions
 from app.tasks.store.takes import Take, TakeQueued, TakeTickets, Terms
 
@@ -107,7 +107,7 @@ class _OnPostgres:
         if isinstance(take, TakeTickets):
             named = sorted(take.references)
             before, first = "", list[Any]()
-            source, last = self._tickets, [[pair[0] for pair in named], [pair[1] for pair in named]]
+            source, last = self._tickets, [array_text(part) for part in zip(*named, strict=True)]
         else:
             before, first = self._queued(take)
             source, last = "next WHERE id = next.task_id", []
@@ -117,9 +117,9 @@ class _OnPostgres:
             " SELECT (SELECT count(*) FROM settled), won.* FROM (SELECT 1) AS one LEFT JOIN won ON true"
         )
         ordered = sorted(completed, key=lambda outcome: outcome.claim.task_id)
-        ids = [outcome.claim.task_id for outcome in ordered]
-        tokens = [outcome.claim.token for outcome in ordered]
-        results = [outcome.result for outcome in ordered]
+        ids = array_text([outcome.claim.task_id for outcome in ordered])
+        tokens = array_text([outcome.claim.token for outcome in ordered])
+        results = array_text([outcome.result for outcome in ordered])
         cursor.execute(query, (ids, tokens, results, *first, terms.token, terms.holder, *last))
         rows = cursor.fetchall()
         return rows[0][0], [ranked(row[1:]) for row in rows if row[1] is not None]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Column, Select, bindparam, case, insert, literal_column, select
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
@@ -17,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from app.tasks.database import Database
 from app.tasks.model import WAITING, NewTask, Priority, Status
 from app.tasks.schema import AnyRow, database_now, routing, tasks
-from app.tasks.store.bulk_insert import BulkInsert, NewRow
+from app.tasks.store.bulk_insert import BulkInsert, Kind, NewRow
 from app.tasks.store.driver_sql import DriverSql
 from app.tasks.store.routing import hold_routing
 
@@ -39,8 +40,7 @@ class Refusal(Enum):
     ID_EXISTS = "id exists"
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(NamedTuple):
     """Where the rules put a new task, and the version of the rules that said so."""
 
     status: Status
@@ -98,8 +98,10 @@ class Submissions:
         self, batch: Sequence[tuple[NewTask, Placement]], connection: Connection, now: datetime
     ) -> None:
         """Insert rows whose routing the transaction already holds. Raises `IntegrityError` on a duplicate."""
-        rows = (NewRow(new, place.status, place.held, place.active_key) for new, place in batch)
-        self._bulk.insert(rows, connection, now)
+        groups: dict[Kind, list[NewRow]] = defaultdict(list)
+        for new, place in batch:
+            groups[place.status, place.held, new.priority].append((new, place.active_key))
+        self._bulk.insert(groups, connection, now)
 
     def hold_routing(
         self, connection: Connection, priorities: Iterable[Priority]
