@@ -37,8 +37,11 @@ class SingleTrip:
 
     def fits(self, outcomes: Sequence[Outcome], take: Take | None) -> bool:
         """True if this turn can be made in one trip."""
-        return self._trip.can(take) and all(
-            isinstance(outcome, Completed) and outcome.progress is None for outcome in outcomes
+        return (
+            self._trip.can(take)
+            and all(isinstance(outcome, Completed) and outcome.progress is None for outcome in outcomes)
+            # one task under two claims of this worker, one of them lost: their results must not mix
+            and len({outcome.claim.task_id for outcome in outcomes}) == len(outcomes)
         )
 
     def turn(self, completed: Sequence[Completed], take: Take, terms: Terms) -> Answer:
@@ -83,20 +86,22 @@ def _claimed(sql: DriverSql, terms: Terms) -> str:
 
 
 class _OnPostgres:
-    """One statement, whose text is the same for batches of every size: the server prepares it once."""
+    """One statement, whose text is the same for batches of every size: the server prepares it once.
+
+    Ids stand in `= ANY (array)` and never in a join: a plan that was made over a small table could walk
+    the whole of a large one to meet a few ids.
+    """
 
     def __init__(self, sql: DriverSql) -> None:
         self._sql = sql
         done = Completions(sql)
         self._settled = (
-            f"UPDATE tasks SET {done.values('done.text')}"  # noqa: S608
-            " FROM unnest(%s::bigint[], %s::bigint[], %s::text[]) AS done (task_id, claim, text)"
-            f" WHERE id = done.task_id AND token = done.claim AND {done.guard} RETURNING 1"
+            f"UPDATE tasks SET {done.values('(%s::text[])[array_position(%s::bigint[], id)]')}"  # noqa: S608
+            f" WHERE id = ANY (%s::bigint[]) AND token = ANY (%s::bigint[]) AND {done.guard} RETURNING 1"
         )
         self._tickets = (
-            "unnest(%s::bigint[], %s::int[]) AS next (task_id, at_epoch) WHERE id = next.task_id"
-            f" AND epoch = next.at_epoch AND {sql.status_is(Status.DISPATCHED)}"
-            f" AND {self._open(Track.REDIS)}"
+            "id = ANY (%s::bigint[]) AND id || '-' || epoch = ANY (%s::text[])"
+            f" AND {sql.status_is(Status.DISPATCHED)} AND {self._open(Track.REDIS)}"
         )
         self._columns = ", ".join(claimed_columns("postgresql"))
 
@@ -105,22 +110,22 @@ class _OnPostgres:
 
     def make(self, cursor: Any, completed: Sequence[Completed], take: Take, terms: Terms) -> _Rows:
         if isinstance(take, TakeTickets):
-            named = sorted(take.references)
+            ids = array_text([task_id for task_id, _ in take.references])
+            pairs = array_text([f"{task_id}-{epoch}" for task_id, epoch in take.references])
             before, first = "", list[Any]()
-            source, last = self._tickets, [array_text(part) for part in zip(*named, strict=True)]
+            found, last = self._tickets, [ids, pairs]
         else:
             before, first = self._queued(take)
-            source, last = "next WHERE id = next.task_id", []
+            found, last = "id = ANY (ARRAY(SELECT id FROM next))", []
         query = (
             f"WITH settled AS ({self._settled}),{before} won AS (UPDATE tasks"  # noqa: S608 - own words only
-            f" SET {_claimed(self._sql, terms)} FROM {source} RETURNING {self._columns})"
+            f" SET {_claimed(self._sql, terms)} WHERE {found} RETURNING {self._columns})"
             " SELECT (SELECT count(*) FROM settled), won.* FROM (SELECT 1) AS one LEFT JOIN won ON true"
         )
-        ordered = sorted(completed, key=lambda outcome: outcome.claim.task_id)
-        ids = array_text([outcome.claim.task_id for outcome in ordered])
-        tokens = array_text([outcome.claim.token for outcome in ordered])
-        results = array_text([outcome.result for outcome in ordered])
-        cursor.execute(query, (ids, tokens, results, *first, terms.token, terms.holder, *last))
+        done = array_text([outcome.claim.task_id for outcome in completed])
+        tokens = array_text(list({outcome.claim.token for outcome in completed}))
+        results = array_text([outcome.result for outcome in completed])
+        cursor.execute(query, (results, done, done, tokens, *first, terms.token, terms.holder, *last))
         rows = cursor.fetchall()
         return rows[0][0], [ranked(row[1:]) for row in rows if row[1] is not None]
 
@@ -132,9 +137,8 @@ class _OnPostgres:
     def _queued(self, take: TakeQueued) -> tuple[str, list[Any]]:
         marks = self._sql.marks(len(take.priorities))
         query = (
-            f" next AS MATERIALIZED (SELECT id AS task_id FROM tasks WHERE status = 'QUEUED'"  # noqa: S608
-            f" AND priority IN ({marks}) AND confirmed_in = 0"
-            f" AND {self._open(Track.DATABASE)}"
+            f" next AS MATERIALIZED (SELECT id FROM tasks WHERE status = 'QUEUED'"  # noqa: S608
+            f" AND priority IN ({marks}) AND confirmed_in = 0 AND {self._open(Track.DATABASE)}"
             " ORDER BY priority, id LIMIT %s FOR UPDATE SKIP LOCKED),"
         )
         return query, [*(priority.rank for priority in take.priorities), take.limit]
