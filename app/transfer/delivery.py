@@ -9,7 +9,7 @@ sweeper's second look finds such rows like those whose ticket was popped and los
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from app.tasks.model import Priority, Ticket
@@ -98,11 +98,11 @@ class Delivery:
         """Which tickets stand in their queue now? The others may be with a worker, or were refused."""
         look = self._tickets.look(batch.record.priority, first=-(len(tickets) + TAIL_SPARE))
         self._incarnation = look.incarnation
-        seen = [ticket for ticket in tickets if ticket.job_id in look.job_ids]
+        seen, unseen = _parted(tickets, look.job_ids)
         confirmed = len(seen)
         if batch.incarnation != look.incarnation:
             confirmed = self._confirm(seen, look.incarnation)
-        self._doubt([ticket for ticket in tickets if ticket.job_id not in look.job_ids])
+        self._doubt(unseen)
         return Delivered(pushed, len(seen), confirmed)
 
     def _doubt(self, unseen: Sequence[Ticket]) -> None:
@@ -121,16 +121,25 @@ class Delivery:
         priority = record.priority
         tickets = self._store.transfers.dispatched_between(priority, record.first_id, record.last_id)
         look = self._tickets.look(priority)
-        missing = [ticket for ticket in tickets if ticket.job_id not in look.job_ids]
+        _, missing = _parted(tickets, look.job_ids)
         still = self._store.dispatched.current([(t.task_id, t.epoch) for t in missing])
         missing = [ticket for ticket in missing if (ticket.task_id, ticket.epoch) in still]
         pushed = self._tickets.push(missing)
         look = self._tickets.look(priority)
-        seen = [ticket for ticket in tickets if ticket.job_id in look.job_ids]
+        seen, unseen = _parted(tickets, look.job_ids)
         confirmed = self._confirm(seen, look.incarnation)
-        self._doubt([ticket for ticket in tickets if ticket.job_id not in look.job_ids])
+        self._doubt(unseen)
         counts = Delivered(pushed, len(seen), confirmed)
         self._batches.delivered(
             self._transfer_id, record.number, pushed=pushed, read_back=len(seen), confirmed=confirmed
         )
         return counts
+
+
+def _parted(tickets: list[Ticket], job_ids: Collection[str]) -> tuple[list[Ticket], list[Ticket]]:
+    """Those that are among the ids, and the others."""
+    seen: list[Ticket] = []
+    unseen: list[Ticket] = []
+    for ticket in tickets:
+        (seen if ticket.job_id in job_ids else unseen).append(ticket)
+    return seen, unseen

@@ -323,7 +323,7 @@ class Mover:
         store.mark(on, [row.task_id for row in sound], walk.aim.track, confirmed_in=incarnation)
         store.quarantine(on, flaws, transfer_id=self._transfer.transfer_id)
         tickets = [
-            Ticket(row.task_id, row.epoch + 1, priority, row.name, row.timeout_seconds) for row in sound
+            Ticket(task_id, epoch + 1, priority, name, timeout) for task_id, epoch, timeout, _, name in sound
         ]
         record = BatchRecord(
             number=number,

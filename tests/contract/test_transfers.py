@@ -120,6 +120,16 @@ def test_rows_that_cannot_become_tasks_are_quarantined_by_reason_and_keep_their_
     assert {rows.status(task_id) for task_id in good} == {"DISPATCHED"}
 
 
+def test_a_name_with_separators_in_it_spoils_no_row_beside_it(rows: Rows, queue: TaskQueue) -> None:
+    """MariaDB's rows are read as one text."""
+    rows.put(count=3)
+    odd = [rows.put(name=name) for name in ("a\x1eb", "a\x1fb", "\x1f", "\x1e\x1f1", "test.noop\x1f")]
+    rows.put(count=3)
+    done = dispatch(queue, Scope((Priority.NORMAL,))).run()
+    assert (done.moved, done.quarantined) == (6, len(odd))
+    assert {rows.status(task_id) for task_id in odd} == {"QUARANTINED"}
+
+
 def test_a_quarantined_row_waits_again_when_an_operator_retries_it(rows: Rows, queue: TaskQueue) -> None:
     task_id = rows.put(name="never.heard")
     dispatch(queue).run()

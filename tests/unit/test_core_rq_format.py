@@ -37,6 +37,12 @@ def value(what: Any) -> bytes:
     return b"\x02" + packed
 
 
+@pytest.mark.parametrize("task_id", [0, 1, 127, 128, 2**16, 2**32 - 1, 2**32, 2**63 - 1])
+@pytest.mark.parametrize("epoch", [0, 1, 127, 128, 255, 2**31 - 1])
+def test_a_call_is_packed_as_msgpack_would(task_id: int, epoch: int) -> None:
+    assert pack_call(task_id, epoch) == call(RUN_TICKET, None, [task_id, epoch], {})
+
+
 # --- job ids ---------------------------------------------------------------------------------------
 
 

@@ -193,9 +193,13 @@ class RQQueueManager:
         arguments += [KEEP_SECONDS, BELL_BOUND, how, self.window, *place]
         if how == "front":
             tickets = tickets[::-1]
+        limits: dict[tuple[str, int | None], int] = {}  # most tickets of a chunk have the same one
         for ticket in tickets:
-            data = pack_call(ticket.task_id, ticket.epoch)
-            arguments += [ticket.job_id, data, self._time_limit(ticket), ticket.name]
+            task_id, epoch, _, name, timeout = ticket
+            limit = limits.get((name, timeout))
+            if limit is None:
+                limit = limits[name, timeout] = self._time_limit(ticket)
+            arguments += (ticket.job_id, pack_call(task_id, epoch), limit, name)
         keys = [f"{RQ_KEY_PREFIX}:queues", self.queue_key(priority), self.bell_key(priority)]
         pushed, late = self._call("push", [*keys, self.overflow_key(priority)], arguments)
         return Refilled(int(pushed), int(late) if late else None)

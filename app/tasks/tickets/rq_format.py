@@ -27,6 +27,10 @@ CALL = b"\x01"
 VALUE = b"\x02"
 CALL_PARTS = 4  # function, instance, args, kwargs: what RQ unpacks
 
+# `[RUN_TICKET, None, [` as msgpack writes it: what every call begins with
+_CALL_HEAD: bytes = CALL + b"\x94" + msgpack.packb(RUN_TICKET) + b"\xc0\x92"
+_FOUR_BYTES, _ONE_BYTE = 2**32 - 1, 128
+
 _JOB_ID = re.compile(r"t([0-9]{1,19})-e([0-9]{1,10})\Z")
 _MAX_EPOCH = 2**31 - 1
 
@@ -48,8 +52,11 @@ def parse_job_id(job_id: str | bytes) -> tuple[int, int] | None:
 
 def pack_call(task_id: int, epoch: int) -> bytes:
     """The `data` field of a ticket's job hash."""
-    packed: bytes = msgpack.packb([RUN_TICKET, None, [task_id, epoch], {}])
-    return CALL + packed
+    if task_id > _FOUR_BYTES and 0 <= epoch < _ONE_BYTE:
+        # nearly all of them: the bytes that msgpack would write, in half the time
+        return b"%b\xcf%b%c\x80" % (_CALL_HEAD, task_id.to_bytes(8, "big"), epoch)
+    numbers: bytes = msgpack.packb(task_id) + msgpack.packb(epoch)
+    return _CALL_HEAD + numbers + b"\x80"
 
 
 def ticket_result(task_id: int, status: Status) -> dict[str, Any]:
