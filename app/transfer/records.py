@@ -95,10 +95,10 @@ class TransferRecords:
         return self.get(self._database.run(work))
 
     def _free_priorities(self, on: Connection, plan: Plan, *, take_over: bool) -> None:
-        ids = select(routing.c.transfer_id).where(
-            routing.c.priority.in_(list(plan.targets)), routing.c.transfer_id.is_not(None)
-        )
-        for transfer_id in sorted(set(on.execute(ids.with_for_update()).scalars())):
+        # locked whether they are free or not: of two that begin at once the second finds the first
+        owners = select(routing.c.transfer_id).where(routing.c.priority.in_(list(plan.targets)))
+        found = on.execute(owners.order_by(routing.c.priority).with_for_update()).scalars()
+        for transfer_id in sorted({transfer_id for transfer_id in found if transfer_id is not None}):
             other = on.execute(select(transfers).where(transfers.c.id == transfer_id)).one()
             if not take_over:
                 raise PriorityTaken(transfer_id=transfer_id, state=other.state, holder=other.holder)

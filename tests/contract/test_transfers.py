@@ -23,8 +23,8 @@ from app.transfer.errors import HolderLives, Incomplete, NotPossible, PriorityTa
 from app.transfer.holders import is_dead, this_process
 from app.transfer.mover import Mover
 from app.transfer.plans import Direction, Limits, Plan, Scope, make_plan
-from app.transfer.records import State, TransferRecords
-from tests.contract.parts import InBackground, MakeQueue, MakeStore, request
+from app.transfer.records import State, Transfer, TransferRecords
+from tests.contract.parts import InBackground, MakeQueue, MakeStore, at_once, request
 from tests.contract.rows import Rows, changes
 from tests.waiting import wait_until
 
@@ -314,6 +314,19 @@ def test_a_second_mover_is_refused_and_told_what_it_found(rows: Rows, queue: Tas
     assert refused.value.transfer_id == mover.transfer_id
     assert refused.value.holder == this_process()
     dispatch(queue, Scope((Priority.URGENT,))).run()
+
+
+def test_of_four_that_begin_at_once_one_does_and_the_others_name_it(
+    rows: Rows, queue: TaskQueue, records: TransferRecords
+) -> None:
+    plan = make_plan(queue.store, Direction.DISPATCH, Scope())
+    begin = [lambda n=n: records.begin(plan, FAST, holder=f"mover {n}") for n in range(4)]
+    answers = at_once(begin)
+    won = [answer for answer in answers if isinstance(answer, Transfer)]
+    refused = [answer for answer in answers if isinstance(answer, PriorityTaken)]
+    assert (len(won), len(refused)) == (1, 3)
+    assert {refusal.holder for refusal in refused} == {won[0].holder}
+    assert rows.scalar("SELECT COUNT(*) FROM transfers") == 1
 
 
 def test_a_rollback_takes_the_priorities_from_a_running_dispatch(

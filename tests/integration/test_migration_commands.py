@@ -19,6 +19,8 @@ from scripts.migration import (
     migrate_database_tasks_to_rq,
     migrate_rq_to_database,
     set_mode,
+    submit_test_tasks,
+    test_hybrid_task_submission,
     wait_for_running,
 )
 from tests.contract.rows import Rows
@@ -148,3 +150,22 @@ def test_waiting_for_running_tasks_ends_at_once_or_names_the_stuck_ones(place: P
     assert told["tasks"][0]["id"] == task_id
     assert told["tasks"][0]["holder"] == "the old worker"
     assert place.call(wait_for_running.main, "--priority", "low")[0] == 0
+
+
+def test_test_tasks_are_submitted_and_removed_without_a_trace(place: Place) -> None:
+    submit(place, 2)
+    code, told = place.call(submit_test_tasks.main, "--count", "30", "--priority", "low")
+    assert (code, told["accepted"], told["statuses"]) == (0, 30, {"QUEUED": 30})
+    running = place.rows.execute("SELECT MIN(id) FROM tasks WHERE priority = 3")[0][0]
+    place.rows.change(running, status="PROCESSING", token=1, holder="a worker", lease_until=place.rows.at(30))
+    code, told = place.call(submit_test_tasks.main, "--remove")
+    assert (code, told) == (1, {"cancelled": 29, "deleted": 29, "left": 1})
+    place.rows.change(running, status="COMPLETED", token=None)
+    assert place.call(submit_test_tasks.main, "--remove")[0] == 0
+    assert place.rows.count() == 2
+
+
+def test_the_hybrid_trial_names_tasks_that_nobody_completes(place: Place) -> None:
+    code, told = place.call(test_hybrid_task_submission.main, "--count", "1", "--limit", "0")
+    assert (code, told["submitted"], told["completed"]) == (1, {"QUEUED": 4}, 0)
+    assert set(told["not_completed"].values()) == {"QUEUED"}

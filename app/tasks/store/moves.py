@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 from app.tasks.database import Database
 from app.tasks.errors import TaskNotFound, WrongState
 from app.tasks.ids import first_id_of
-from app.tasks.model import PRIORITIES, WAITING, Moved, OnLost, Priority, Status, Track
+from app.tasks.model import ENDED, PRIORITIES, WAITING, Moved, OnLost, Priority, Status, Track
 from app.tasks.routing import Intake, Route
 from app.tasks.schema import AnyRow, database_now, status_is, task_events, tasks
 from app.tasks.store import events
@@ -267,6 +267,11 @@ class Moves:
             .limit(limit)
         )
         return self._delete(query)
+
+    def purge_keyed(self, prefix: str, *, limit: int) -> int:
+        """Delete ended tasks whose idempotency key begins so. Repeat until 0."""
+        its_key = tasks.c.idempotency_key.startswith(prefix, autoescape=True)
+        return self._delete(select(tasks.c.id).where(its_key, tasks.c.status.in_(ENDED)).limit(limit))
 
     def _delete(self, query: Any) -> int:
         def work(on: Connection) -> int:

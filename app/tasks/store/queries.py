@@ -71,6 +71,12 @@ class Queries:
         rows = self._database.read(lambda on: on.execute(query).all())
         return [_task(row) for row in rows]
 
+    def keyed(self, prefix: str) -> dict[int, Status]:
+        """The tasks whose idempotency key begins so, with their status."""
+        its_key = tasks.c.idempotency_key.startswith(prefix, autoescape=True)
+        query = select(tasks.c.id, tasks.c.status).where(its_key)
+        return self._database.read(lambda on: {row.id: row.status for row in on.execute(query)})
+
     def counts(self) -> dict[Status, dict[Priority, int]]:
         """How many tasks of each status and priority there are, zeros included.
 
