@@ -433,7 +433,7 @@ def test_an_error_at_any_statement_never_reads_as_complete(
             queue.store.routing.change(
                 PRIORITIES, redis_percent=0, transfer_id=None, moving_to=None, fenced_track=None
             )
-            rows.put("QUEUED" if direction is Direction.DISPATCH else "DISPATCHED", count=50)
+            rows.put("QUEUED" if direction is Direction.DISPATCH else "DISPATCHED", count=20)
             plan = make_plan(queue.store, direction, Scope((Priority.NORMAL,)))
             mover = runs.start(queue, plan, FAST)
             count = 0
