@@ -5,16 +5,18 @@ What it goes by (the routing, and which keys and places of users are taken) its 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from app.tasks.errors import IdempotencyConflict, IntakePaused, TaskError, UserLimitReached
-from app.tasks.model import NewTask, Status, Submitted
+from app.tasks.model import NewTask, Priority, Status, Submitted
 from app.tasks.routing import Intake, Route, Routing
 from app.tasks.settings import CoreSettings
 from app.tasks.store.submitting import Placement, Present
 
 PAUSED_RETRY_SECONDS = 60
+ALIKE_CHARACTERS = 4_000_000  # of payload in one statement, far below any server's packet limit
 
 Decision = Placement | Submitted | TaskError
 
@@ -36,6 +38,20 @@ class Admission:
             return Placement(Status.SCHEDULED, route.version, held=held, active_key=slot)
         status = route.waiting_status(new.task_id, new.name)
         return Placement(status, route.version, active_key=slot)
+
+    def alike(
+        self, news: Sequence[NewTask], rules: Routing
+    ) -> dict[tuple[Placement, Priority], list[NewTask]] | None:
+        """The submissions by where they go; None if more than the rules decides of some, or it is much."""
+        groups: dict[tuple[Placement, Priority], list[NewTask]] = defaultdict(list)
+        characters = 0
+        for new in news:
+            route = rules[new.priority]
+            if new.idempotency_key is not None or self.slots(new) or route.intake is not Intake.OPEN:
+                return None
+            groups[self.place(new, route), new.priority].append(new)
+            characters += len(new.payload)
+        return groups if characters <= ALIKE_CHARACTERS else None
 
     def slots(self, new: NewTask) -> list[str]:
         """The active keys that this task may take: the unique key lets one task have each."""

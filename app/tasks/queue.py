@@ -65,7 +65,7 @@ class TaskQueue:
         self._ids = IdSource()
         self._check = RequestCheck(handlers, self.settings, self._ids, now)
         self._admission = Admission(self.settings, now)
-        self._combined = Combiner(self._submit_checked, self._insert_bulk)
+        self._combined = Combiner(self._submit_checked, self._submit_together)
         self.waking = Waking(store.notices, tickets)
         self.schedules = Schedules(
             store,
@@ -169,6 +169,21 @@ class TaskQueue:
             if self.store.submissions.stored([new.task_id]):
                 return None
         raise DatabaseUnavailable("the database broke every connection before it answered")
+
+    def _submit_together(self, news: Sequence[NewTask]) -> list[Submitted | TaskError]:
+        """A party of submissions: those alike by one statement, if the routing alone decides of them."""
+        groups = self._admission.alike(news, self.store.routing.known())
+        if groups is None:
+            return self._insert_bulk(news)
+        answers: dict[int, Submitted | TaskError] = {}
+        for (placement, _), group in groups.items():
+            if self.store.submissions.insert_alike(placement, group):
+                answered = self._follow_all(group, [placement] * len(group))
+            else:
+                self.store.routing.refresh()
+                answered = self._insert_bulk(group)
+            answers |= zip([new.task_id for new in group], answered, strict=True)
+        return [answers[new.task_id] for new in news]
 
     def _insert_bulk(self, news: Sequence[NewTask]) -> list[Submitted | TaskError]:
         """Store many in one transaction with one push: each as if those before it were stored already."""

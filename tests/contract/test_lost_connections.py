@@ -114,6 +114,9 @@ class LosesAnswers(Database):
     def write_one(self, work: Callable[[Connection], Any]) -> Any:
         return self._lose(super().write_one(work))
 
+    def direct(self, work: Callable[[Any], Any]) -> Any:
+        return self._lose(super().direct(work))
+
     def _lose(self, answer: Any) -> Any:
         if self.lost:
             self.lost -= 1

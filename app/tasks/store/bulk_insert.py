@@ -47,7 +47,7 @@ class BulkInsert:
 
     def _insert_alike(self, kind: Kind, rows: Sequence[NewRow], on: Connection, now: datetime) -> None:
         columns = self._columns(rows)
-        fixed = self._fixed(kind, now)
+        fixed = self._fixed(kind, f"'{self._sql.moment(now)}'")
         names = ", ".join((*columns, *fixed))
         constants = ", ".join(fixed.values())
         if self._sql.kind == "postgresql":
@@ -66,10 +66,42 @@ class BulkInsert:
             return
         on.exec_driver_sql(f"INSERT INTO tasks ({names}) VALUES {row_text}", values)  # noqa: S608
 
-    def _fixed(self, kind: Kind, now: datetime) -> dict[str, str]:
+    def insert_guarded(self, kind: Kind, rows: Sequence[NewRow], cursor: Any, version: int) -> bool:
+        """Insert the rows, all or none, if their priority's routing still has this version; false if it has
+        not. One transaction, on a connection of the driver's own that commits by itself."""
+        columns = self._columns(rows)
+        fixed = self._fixed(kind, self._sql.now)
+        into = f"INSERT INTO tasks ({', '.join((*columns, *fixed))})"
+        constants = ", ".join(fixed.values())
+        guard = f"routing.priority = {kind[2].rank} AND routing.version = {version:d}"
+        if self._sql.kind == "postgresql":
+            arrays = ", ".join(f"%s::{_TYPES[name]}[]" for name in columns)
+            held = f"(SELECT 1 FROM routing WHERE {guard} FOR SHARE) AS held"  # noqa: S608
+            cursor.execute(
+                f"{into} SELECT given.*, {constants} FROM unnest({arrays}) AS given, {held}",  # noqa: S608
+                tuple(map(array_text, columns.values())),
+            )
+            return bool(cursor.rowcount)
+        values = list(zip(*columns.values(), strict=True))
+        if self._sql.kind == "mysql":
+            first = "SELECT " + ", ".join(f"%s AS {name}" for name in columns)
+            others = f" UNION ALL SELECT {self._sql.marks(len(columns))}" * (len(values) - 1)
+            cursor.execute(
+                f"{into} SELECT given.*, {constants} FROM ({first}{others}) AS given"  # noqa: S608
+                f" JOIN routing ON {guard} LOCK IN SHARE MODE",
+                tuple(chain(*values)),
+            )
+            return bool(cursor.rowcount)
+        cursor.execute("BEGIN IMMEDIATE")
+        marks = self._sql.marks(len(columns))
+        cursor.executemany(f"{into} SELECT {marks}, {constants} FROM routing WHERE {guard}", values)  # noqa: S608
+        done = bool(cursor.rowcount)  # all or none: nobody changes the version now
+        cursor.execute("COMMIT")
+        return done
+
+    def _fixed(self, kind: Kind, moment: str) -> dict[str, str]:
         """What all rows of a group have in common, as SQL: words and numbers of our own."""
         status, held, priority = kind
-        moment = f"'{self._sql.moment(now)}'"
         fixed = {"status": f"'{status.value}'", "priority": str(priority.rank), "created_at": moment}
         if held:
             fixed["held"] = self._sql.true

@@ -15,7 +15,7 @@ from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
-from app.tasks.database import Database
+from app.tasks.database import CommitUnknown, Database
 from app.tasks.model import WAITING, NewTask, Priority, Status
 from app.tasks.schema import AnyRow, database_now, routing, tasks
 from app.tasks.store.bulk_insert import BulkInsert, Kind, NewRow
@@ -81,11 +81,15 @@ class Submissions:
         if self._order is not None:  # SQLite takes them by position
             values = tuple(values[name] for name in self._order)
 
-        def work(on: Connection) -> int:
-            return on.exec_driver_sql(self._guarded, values).rowcount
+        def alone(cursor: Any) -> int:
+            cursor.execute(self._guarded, values)
+            return int(cursor.rowcount)
 
         try:
-            rows = work(connection) if connection is not None else self._database.write_one(work)
+            if connection is None:
+                rows = self._database.direct(alone)
+            else:
+                rows = connection.exec_driver_sql(self._guarded, values).rowcount
         except IntegrityError:
             rows = 0  # MySQL: a duplicate key undoes this statement only
         if rows == 1:
@@ -102,6 +106,24 @@ class Submissions:
         for new, place in batch:
             groups[place.status, place.held, new.priority].append((new, place.active_key))
         self._bulk.insert(groups, connection, now)
+
+    def insert_alike(self, placement: Placement, news: Sequence[NewTask]) -> bool:
+        """Insert rows of one priority that need nothing but the placement, all or none, by one statement that
+        commits by itself. False: the routing has changed, or an id exists.
+
+        Raises `CommitUnknown` if the connection was lost and they are not there.
+        """
+        kind = (placement.status, placement.held, news[0].priority)
+        rows = [(new, None) for new in news]
+        version = placement.routing_version
+        try:
+            return self._database.direct(lambda at: self._bulk.insert_guarded(kind, rows, at, version))
+        except IntegrityError:
+            return False
+        except CommitUnknown:
+            if self.stored([news[0].task_id]):
+                return True
+            raise
 
     def hold_routing(
         self, connection: Connection, priorities: Iterable[Priority]
