@@ -14,6 +14,7 @@ from pathlib import Path
 
 from benchmarks import ours
 from benchmarks.arena import Arena
+from benchmarks.floor import floor
 from benchmarks.peers import PEERS, Listed
 from benchmarks.results import OURS, TARGETS, percentile
 
@@ -31,6 +32,7 @@ SWEEP_BATCHES = (10, 500)
 LATENCY_TASKS = 80
 IDLE_SECONDS = 60.0  # sleepers look by themselves two or three times in it
 SUBMIT_TASKS = 1_000
+THREADS = 64  # of a busy web process
 PEER_DEADLINE_SECONDS = 400
 
 
@@ -102,9 +104,9 @@ def _ours(choice: Choice, section: str, kind: str) -> list[Step]:
             sizes = [step(partial(_sweep, choice, kind, batch_size=size), 6) for size in SWEEP_BATCHES]
             return [*workers, *sizes]
         case "latency":
-            return [
-                step(partial(_latency, choice, kind, track=track), 30) for track in ours.SETTINGS_OF_TRACK
-            ]
+            bare = step(partial(_floor, choice, kind), 30)
+            tracks = ours.SETTINGS_OF_TRACK
+            return [bare, *(step(partial(_latency, choice, kind, track=track), 30) for track in tracks)]
         case "idle":
             return [step(partial(_idle, choice, kind, track=track), 70) for track in ours.SETTINGS_OF_TRACK]
         case "statements":
@@ -117,7 +119,8 @@ def _submit(choice: Choice, kind: str, arena: Arena, *, track: str) -> Figures:
         count = choice.tasks(SUBMIT_TASKS)
         ours.submit_one_by_one(on, 20)  # connections
         yield f"submit_{track}", ours.submit_one_by_one(on, count)
-        yield f"submit_4_{track}", ours.submit_one_by_one(on, count, threads=4)
+        many = choice.tasks(20 * SUBMIT_TASKS, least=THREADS)
+        yield f"submit_threads_{track}", ours.submit_one_by_one(on, many, threads=THREADS)
         yield f"bulk_{track}", ours.submit_in_bulk(on, choice.tasks(10_000, least=2_000))
 
 
@@ -147,6 +150,10 @@ def _latency(choice: Choice, kind: str, arena: Arena, *, track: str) -> Figures:
         found = ours.latency(on, choice.tasks(LATENCY_TASKS, least=10), workers=choice.workers)
         for name, value in found.items():
             yield f"{name}_{track}", value
+
+
+def _floor(choice: Choice, kind: str, arena: Arena) -> Figures:
+    return floor(arena.site(kind), choice.tasks(LATENCY_TASKS, least=10)).items()
 
 
 def _idle(choice: Choice, kind: str, arena: Arena, *, track: str) -> Figures:

@@ -89,10 +89,10 @@ def tables(results: Results) -> list[Table]:
 
 _SUBMIT = (
     _Column("one by one", "submit", number),
-    _Column("4 threads", "submit_4", number),
+    _Column("64 threads", "submit_threads", number),
     _Column("in bulk", "bulk", number),
     _Column("database track: one by one", "submit", number, "database"),
-    _Column("4 threads", "submit_4", number, "database"),
+    _Column("64 threads", "submit_threads", number, "database"),
     _Column("in bulk", "bulk", number, "database"),
 )
 _COST_TITLE = "CPU seconds per 1,000 tasks, calls per task, memory per worker"
@@ -114,6 +114,8 @@ _LATENCY = (
     _Column("p99", "p99", number, "database"),
     _Column("beside Redis: p50", "p50", number, "beside"),
     _Column("p99", "p99", number, "beside"),
+    _Column("bare drivers: p50", "floor_p50", number, ""),
+    _Column("p99", "floor_p99", number, ""),
 )
 _IDLE = (
     _Column("statements", "idle_statements", number),
