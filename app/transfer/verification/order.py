@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from app.tasks.ids import EPOCH_MS, NODE_BITS, SEQUENCE_BITS
 from app.transfer.baseline import Kept
 from app.transfer.verification.faults import Fault, Finding
 from app.transfer.verification.rows import DISPATCHED, RowState
@@ -56,10 +57,22 @@ class OrderWatch:
         self._last[rank] = here
         if last is None or last.reference.task_id <= reference.task_id:
             return
+        if _submitted_side_by_side(last, here):
+            return
         if len(self.pairs) < MOST_PAIRS:
             self.pairs.append(Pair(rank, last, here))
         else:
             self.more += 1
+
+
+def _submitted_side_by_side(ahead: Standing, behind: Standing) -> bool:
+    """Told without rows, for there can be many: two that were submitted to Redis, the older one not before
+    the younger one was pushed. Its id says when that was."""
+    if ahead.reference.epoch > 1 or behind.reference.epoch > 1 or ahead.pushed_at == behind.pushed_at:
+        return False
+    submitted_at = (behind.reference.task_id >> (NODE_BITS + SEQUENCE_BITS)) + EPOCH_MS
+    near = ahead.pushed_at - submitted_at / 1000 < TOLERANCE_SECONDS
+    return near and ahead.pushed_at - behind.pushed_at <= TOLERANCE_SECONDS
 
 
 @dataclass(frozen=True, slots=True)

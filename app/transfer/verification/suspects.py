@@ -69,6 +69,11 @@ class Suspects:
         if len(self.foreign) < MOST_SUSPECTS:
             self.foreign.add(entry)
 
+    def forget_tickets(self) -> None:
+        """Redis cannot be read: what is suspect by its tickets cannot be judged."""
+        self._tickets = None
+        self.foreign.clear()
+
     def settle(self, patience: Patience) -> Settled:
         """Look until each has been cleared, has kept its fault, or patience ends.
 

@@ -133,23 +133,26 @@ class TicketReader:
         entry of the one before, wherever that stands by then."""
         start, last = 0, None
         while True:
-            entries = self._slice_of(rank, start, last)
+            start, entries = self._slice_of(rank, start, last)
             if entries:
                 yield entries
             if len(entries) < self._slice:
                 return
             start, last = start + len(entries), entries[-1]
 
-    def _slice_of(self, rank: int, start: int, last: bytes | None) -> list[bytes]:
+    def _slice_of(self, rank: int, start: int, last: bytes | None) -> tuple[int, list[bytes]]:
+        """What follows `last`, which stood before `start`, and where that begins now."""
         if last is None:
-            return self._range(rank, start, start + self._slice - 1)
+            return start, self._range(rank, start, start + self._slice - 1)
         found = self._range(rank, start - 1, start + self._slice - 1)
         if found and found[0] == last:
-            return found[1:]
+            return start, found[1:]
         # workers have taken tickets from the head meanwhile: what was read last stands further ahead
-        found = self._range(rank, max(0, start - self._slice), start + self._slice)
+        first = max(0, start - self._slice)
+        found = self._range(rank, first, start + self._slice)
         if last in found:
-            return found[found.index(last) + 1 :][: self._slice]
+            behind = found.index(last) + 1
+            return first + behind, found[behind:][: self._slice]
         raise Unread(f"the queue {self._names[rank].decode()} moved faster than it could be read")
 
     def _range(self, rank: int, first: int, last: int) -> list[bytes]:

@@ -87,7 +87,7 @@ class Verifier:
         return report
 
     def _verify(self, report: Report) -> None:
-        starts = self._tickets.window_starts() if self._tickets else {}
+        starts = self._window_starts(report)
         suspects = Suspects(self._rows, self._tickets, self._circumstances)
         meeting = Meeting(self._rows, suspects, starts)
         # the database adds up rows while this process reads tickets
@@ -98,18 +98,38 @@ class Verifier:
         check = BaselineCheck(self._rows, {i for pair in self._order.pairs for i in pair.ids})
         for stretch in stretches:
             self._meet(report, stretch, meeting, check, suspects)
-        if self._baseline is not None:
-            check.open(self._baseline)
+        self._open_baseline(report, check)
         self._settle(report, suspects)
-        self._tell(report, check)
+        report.findings += self._inversions(check, {finding.key for finding in report.findings})
+        if self._order.more:
+            report.unread.append(f"{self._order.more:,} more pairs of tickets stand the wrong way round")
+
+    # --- Redis, which may be away: then the rows are verified all the same ---------------------------
+
+    def _window_starts(self, report: Report) -> dict[int, int]:
+        try:
+            return self._tickets.window_starts() if self._tickets else {}
+        except Unread as error:
+            self._give_up(report, error)
+            return {}
 
     def _read_tickets(self, report: Report, meeting: Meeting, suspects: Suspects) -> None:
         if self._tickets is None:
             return
-        meeting.tables = read_queues(self._tickets, suspects, self._order, meeting.starts)
+        try:
+            meeting.tables = read_queues(self._tickets, suspects, self._order, meeting.starts)
+        except Unread as error:
+            self._give_up(report, error)
+            suspects.forget_tickets()
+            self._order = OrderWatch()
+            return
         report.tickets = {QUEUES[rank]: count for rank, count in meeting.counts.items()}
         if self._wanted.foreign_allowed:
             suspects.foreign.clear()
+
+    def _give_up(self, report: Report, error: Unread) -> None:
+        report.unread.append(str(error))
+        self._tickets = None
 
     # --- the walk over the rows ---------------------------------------------------------------------
 
@@ -189,17 +209,17 @@ class Verifier:
         judge = OrderJudge(rows, check.kept, self._wanted.grace_seconds)
         return list(judge.inversions(pairs))
 
-    def _tell(self, report: Report, check: BaselineCheck) -> None:
+    # --- the baseline -------------------------------------------------------------------------------
+
+    def _open_baseline(self, report: Report, check: BaselineCheck) -> None:
+        if self._baseline is None:
+            return
+        check.open(self._baseline)
         report.findings += check.counted.findings
-        report.findings += self._inversions(check, {finding.key for finding in report.findings})
-        if self._order.more:
-            report.unread.append(f"{self._order.more:,} more pairs of tickets stand the wrong way round")
-        if self._baseline is not None:
-            counted = check.counted
-            report.baseline = {
-                "taken": self._baseline.taken_at,
-                "recorded": counted.recorded,
-                "present": counted.present,
-                "new since": counted.new,
-                "reprioritised": counted.reprioritised,
-            }
+        report.baseline = {
+            "taken": self._baseline.taken_at,
+            "recorded": check.counted.recorded,
+            "present": check.counted.present,
+            "new since": check.counted.new,
+            "reprioritised": check.counted.reprioritised,
+        }
