@@ -336,3 +336,20 @@ def test_many_stretches_are_added_up_like_one(
     few.rows.execute("DELETE FROM tasks WHERE id = :id", id=ids[8])
     expected = {Planted("changed row", str(ids[4])), Planted("vanished row", str(ids[8]))}
     assert found_by(verify()) == expected | {Planted("orphan ticket", str(ids[8]))}
+
+
+def test_what_a_living_system_heals_is_named_only_if_it_stays(few: Few) -> None:
+    ended = few.put()
+    few.rows.change(ended, status="COMPLETED")
+    at = few.rows.at(30)
+    few.rows.execute("INSERT INTO locks (name, holder, until_at) VALUES ('sweeper', 'w', :at)", at=at)
+
+    def serve(_: float) -> None:
+        few.tickets.take("w", [Priority.NORMAL], 1)
+
+    healed = few.verify(patience=Patience(settle_seconds=0.02, heal_seconds=60, pause=serve))
+    assert healed.exit_code == 0
+
+    few.push(ended)
+    report = few.verify(patience=Patience(settle_seconds=0.02, heal_seconds=0.1, limit_seconds=30))
+    assert found_by(report) == {Planted("ticket for an ended row", str(ended))}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+from pathlib import Path
 
 import pytest
 
@@ -69,3 +71,10 @@ def test_progress_tells_count_rate_and_time_left_on_a_terminal_only() -> None:
     assert shown.line() == "rows 100 of 200 (50%), 50/s, 2 s left"
     assert shown.line() in terminal.getvalue()
     assert file.getvalue() == ""
+
+
+def test_the_documents_list_every_fault_with_its_meaning() -> None:
+    document = Path(__file__).resolve().parents[2] / "docs" / "verification.md"
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", document.read_text(), re.MULTILINE)
+
+    assert rows[1:] == [(fault.value, meaning) for fault, meaning in MEANINGS.items()]

@@ -53,6 +53,16 @@ MEANINGS = {
 }
 
 
+# What workers and the sweeper put right by themselves, in time: a worker drops a ticket that is worth nothing
+# when its turn comes, and the sweeper pushes what is missing.
+HEALING = frozenset(
+    {
+        *(Fault.MISSING_TICKET, Fault.DOUBLED_TICKET, Fault.WRONG_EPOCH, Fault.STALE_TICKET),
+        *(Fault.TICKET_OF_ENDED_ROW, Fault.TICKET_OF_QUEUED_ROW, Fault.ORPHAN_TICKET),
+    }
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One fault. `key` names a row by its id, or an entry of Redis as it stands there."""

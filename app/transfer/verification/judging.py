@@ -21,6 +21,7 @@ class Circumstances:
     in_hand: frozenset[int] = frozenset()
     grace_seconds: float = 30.0
     tickets_asked: bool = True
+    somebody_heals: bool = False
     left_status: str | None = None  # the track that was to be left, and by which priorities
     left_ranks: frozenset[int] = frozenset()
 

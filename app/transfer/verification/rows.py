@@ -21,6 +21,7 @@ from app.transfer.digests import KEPT, DigestSql, TimeLimits, digest_of_kept, su
 NO_WINDOW = 2**63 - 1
 RANKS = range(4)
 IDS_AT_ONCE = 1_000
+SILENT_SECONDS = 30.0
 
 DISPATCHED = "DISPATCHED"
 
@@ -208,6 +209,16 @@ class RowReader:
     def worker_ids(self) -> list[str]:
         query = text("SELECT id FROM workers")
         return self._database.read(lambda on: [row[0] for row in on.execute(query)])
+
+    def somebody_heals(self) -> bool:
+        """Whether a worker or a sweeper is alive: then much that is odd does not stay so."""
+        now = _NOW[self._sql.kind]
+        query = text(
+            f"SELECT seen_at AS at, {now} AS now, 1 AS sign FROM workers"  # noqa: S608
+            f" UNION ALL SELECT until_at, {now}, 2 FROM locks"
+        ).columns(at=UtcDateTime(), now=UtcDateTime())
+        rows = self._database.read(lambda on: on.execute(query).all())
+        return any((row.now - row.at).total_seconds() < SILENT_SECONDS for row in rows)
 
     def closed_ranks(self) -> set[int]:
         """Priorities for which nobody pushes tickets now: paused, fenced off, or fallen back."""

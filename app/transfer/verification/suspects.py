@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from app.transfer.verification.faults import Fault, Finding
+from app.transfer.verification.faults import HEALING, Fault, Finding
 from app.transfer.verification.judging import Circumstances, Verdict, judge
 from app.transfer.verification.rows import RowReader
 from app.transfer.verification.tickets import QUEUES, TicketReader
@@ -25,9 +25,15 @@ class Patience:
     """How long to look at what is suspect. Seconds; `pause` sleeps."""
 
     settle_seconds: float = 3.0
+    heal_seconds: float = 45.0  # for what heals by itself, if somebody is there who heals
     limit_seconds: float = 90.0
     clock: Callable[[], float] = time.monotonic
     pause: Callable[[float], None] = time.sleep
+
+    def seconds_for(self, verdict: Verdict, now: Circumstances) -> float:
+        """How long this must have been seen to count."""
+        heals = now.somebody_heals and HEALING.issuperset(verdict.faults)
+        return self.heal_seconds if heals else self.settle_seconds
 
 
 @dataclass(slots=True)
@@ -104,8 +110,11 @@ class Suspects:
         self, ids: Collection[int], watched: dict[int, _Watched], settled: Settled, patience: Patience
     ) -> set[int]:
         """One look at all. Returns those that need another."""
-        left = set()
-        for task_id, verdict in self._verdicts(ids).items():
+        left: set[int] = set()
+        if not ids:
+            return left
+        now = self._now()
+        for task_id, verdict in self._verdicts(ids, now).items():
             if verdict.clean:
                 continue
             last = watched.get(task_id)
@@ -113,7 +122,8 @@ class Suspects:
                 last = watched[task_id] = _Watched(verdict, patience.clock())
             else:
                 last.looks += 1
-            still = last.looks >= LOOKS and patience.clock() - last.since >= patience.settle_seconds
+            long = patience.seconds_for(verdict, now)
+            still = last.looks >= LOOKS and patience.clock() - last.since >= long
             if still and verdict.faults:
                 detail = _detail(verdict)
                 settled.findings += [Finding(fault, str(task_id), detail) for fault in verdict.faults]
@@ -121,10 +131,7 @@ class Suspects:
                 left.add(task_id)
         return left
 
-    def _verdicts(self, ids: Collection[int]) -> dict[int, Verdict]:
-        if not ids:
-            return {}
-        now = self._now()
+    def _verdicts(self, ids: Collection[int], now: Circumstances) -> dict[int, Verdict]:
         tickets = self._tickets.tickets_of(ids) if self._tickets else {}
         rows = self._rows.states(ids)
         return {task_id: judge(rows.get(task_id), tickets.get(task_id, []), now) for task_id in ids}
@@ -139,7 +146,7 @@ def _foreign_findings(standing: Mapping[bytes, list[int]]) -> list[Finding]:
 
 
 def _reason(verdict: Verdict) -> str:
-    return verdict.pending or "it changed at each look: " + ", ".join(verdict.faults)
+    return verdict.pending or "seen, and not for long enough: " + ", ".join(verdict.faults)
 
 
 def _detail(verdict: Verdict) -> str:

@@ -188,6 +188,7 @@ class Verifier:
             in_hand=frozenset(tickets.in_hand(self._rows.worker_ids())) if tickets else frozenset(),
             grace_seconds=self._wanted.grace_seconds,
             tickets_asked=tickets is not None,
+            somebody_heals=self._rows.somebody_heals(),
             left_status=self._wanted.left_status,
             left_ranks=self._wanted.left_ranks,
         )
