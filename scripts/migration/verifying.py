@@ -86,7 +86,7 @@ def _verifier(system: System, asked: Asked, *, subject: str, left_status: str) -
         grace_seconds=system.config.RQ_TICKET_GRACE,
         foreign_allowed=system.config.RQ_ALLOW_FOREIGN_JOBS,
         digests_in_database=asked.digests == "database",
-        patience=Patience(limit_seconds=asked.patience),
+        patience=Patience.of(asked.patience),
     )
     return Verifier(
         system.store.database,

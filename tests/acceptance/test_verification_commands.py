@@ -78,7 +78,7 @@ def test_a_move_is_proven_and_a_ticket_that_is_taken_away_is_named(
     tickets = stack.system.tickets
     assert tickets is not None
     tickets.client.lpop("rq:queue:normal")
-    code, report = run(verify_task_migration)
+    code, report = run(verify_task_migration, "--patience", "2")
     assert (code, report["faults"]) == (1, {"missing ticket": 1})
 
 
@@ -86,12 +86,12 @@ def test_a_rollback_is_proven_by_id(run: Run, stack: Stack) -> None:
     system = stack.system
     assert system.tickets is not None
     run(create_backup, "--baseline-only")
-    code, report = run(verify_rollback_migration, "--patience", "5")
+    code, report = run(verify_rollback_migration, "--patience", "2")
     assert (code, report["faults"]) == (1, {"row left behind": 20})
 
     system.store.routing.change(redis_percent=0)
     system.store.moves.to_right_track(Priority.NORMAL, limit=100)
-    code, report = run(verify_rollback_migration)
+    code, report = run(verify_rollback_migration, "--patience", "2")
     assert (code, report["faults"]) == (1, {"ticket for a queued row": 20})
 
     _clear(system.tickets)

@@ -30,6 +30,13 @@ class Patience:
     clock: Callable[[], float] = time.monotonic
     pause: Callable[[float], None] = time.sleep
 
+    @classmethod
+    def of(cls, limit_seconds: float) -> Patience:
+        """In the usual proportions; 90 seconds or more give the usual lengths."""
+        usual = cls()
+        share = min(1.0, limit_seconds / usual.limit_seconds)
+        return cls(usual.settle_seconds * share, usual.heal_seconds * share, limit_seconds)
+
     def seconds_for(self, verdict: Verdict, now: Circumstances) -> float:
         """How long this must have been seen to count."""
         heals = now.somebody_heals and HEALING.issuperset(verdict.faults)
