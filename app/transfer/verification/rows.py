@@ -22,6 +22,7 @@ NO_WINDOW = 2**63 - 1
 RANKS = range(4)
 IDS_AT_ONCE = 1_000
 SILENT_SECONDS = 30.0
+NAME_PLACE = KEPT.index("name") + 1  # so many of the kept columns say what a ticket must
 
 DISPATCHED = "DISPATCHED"
 
@@ -111,12 +112,13 @@ class RowReader:
 
     def _added_here(self, values: Mapping[str, int], starts: Mapping[int, int], *, digests: bool) -> Totals:
         as_text = {"created_at": f"{self._sql.time('created_at')} AS created_at"}
-        kept = (as_text.get(name, name) for name in KEPT) if digests else ()
-        columns = ", ".join([*_TICKET_COLUMNS, *kept])
+        wanted = KEPT if digests else KEPT[:NAME_PLACE]
+        columns = ", ".join(["status", "epoch", *(as_text.get(name, name) for name in wanted)])
         query = text(f"SELECT {columns} FROM tasks WHERE id > :after AND id <= :last")  # noqa: S608
         total = Totals()
         rows = self._database.read(lambda on: on.execute(query, dict(values)).all())
-        for task_id, status, epoch, name, rank, own_limit, *of_row in rows:
+        for status, epoch, *of_row in rows:
+            task_id, rank, _, own_limit, _, name = of_row[:NAME_PLACE]
             total.rows += 1
             total.row_sum += summed(digest_of_kept(of_row)) if digests else 0
             total.statuses[status, rank] = total.statuses.get((status, rank), 0) + 1
