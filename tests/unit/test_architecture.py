@@ -35,7 +35,7 @@ SQL_ROOMS = (
     *("app.tasks.schema", "app.tasks.database", "app.tasks.migrate", "app.tasks.migrations"),
     *("app.tasks.store", "app.tasks.queue", "app.tasks.runner", "app.tasks.handlers"),
     *("app.tasks.after_commit", "app.transfer", "app.distributed", "app.monitoring", "config_values"),
-    "benchmarks.transfer",
+    *("benchmarks.transfer", "benchmarks.floor"),
 )
 REDIS_ROOMS = (
     *("app.tasks.tickets", "app.embedded_redis", "app.embedded_redis_launch"),
