@@ -16,7 +16,7 @@ from app.tasks.store import Store
 from app.tasks.store.driver_sql import array_text
 from app.tasks.store.takes import Take, TakeQueued, TakeTickets
 from app.tasks.store.turns import Turned
-from tests.contract.parts import MakeStore
+from tests.contract.parts import MakeStore, at_once
 from tests.contract.rows import Rows
 from tests.waiting import wait_until
 
@@ -71,6 +71,27 @@ def test_a_completion_that_is_odd_spoils_neither_the_others_nor_the_claim(
     assert turned.settled.lost == ([bad] if odd == "lost" else [])
     assert set(turned.settled.recorded) == {c.task_id for c in claims} - set(turned.settled.lost)
     assert len(turned.claims.won) == 2
+
+
+def test_four_workers_with_the_same_tickets_win_each_task_once(rows: Rows, make_store: MakeStore) -> None:
+    first = rows.put("DISPATCHED", count=60)
+    tickets = [(first + number, 3) for number in range(60)]
+    stores = [make_store(rows) for _ in range(4)]
+
+    def work(store: Store) -> list[int]:
+        claims: list[Claim] = []
+        won: list[int] = []
+        for at in range(0, 60, 7):
+            claims = turn(store, claims, TakeTickets(tickets[at : at + 7])).claims.won
+            won += [claim.task_id for claim in claims]
+        turn(store, claims, TakeTickets([(99, 3)]))
+        return won
+
+    answers = at_once([lambda s=s: work(s) for s in stores])  # type: ignore[misc]
+    won = [task_id for answer in answers if isinstance(answer, list) for task_id in answer]
+    assert sorted(won) == [task_id for task_id, _ in tickets]
+    assert rows.count("COMPLETED") == 60
+    assert rows.scalar("SELECT COUNT(*) FROM tasks WHERE attempt = 1") == 60
 
 
 def test_completions_of_several_claims_end_in_one_turn(store: Store, rows: Rows) -> None:
