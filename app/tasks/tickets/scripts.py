@@ -40,14 +40,32 @@ class Scripts:
         return answers
 
     def _evaluate(self, calls: Sequence[Call]) -> list[Any]:
-        """By the digest: redis-py's own script objects first ask the server if it knows them."""
-        if len(calls) == 1:  # half of a pipeline's cost
-            script, keys, arguments = calls[0]
+        """By the digest, straight over a connection of the pool: the layers between would cost a script
+        more than Redis does. One fresh try heals a connection that a restart has cut."""
+        commands = [
+            ("EVALSHA", _DIGESTS[script], len(keys), *keys, *arguments) for script, keys, arguments in calls
+        ]
+        connection: Any = self._client.connection_pool.get_connection()
+        try:
             try:
-                return [self._client.evalsha(_DIGESTS[script], len(keys), *keys, *arguments)]
-            except NoScriptError as error:
-                return [error]
-        pipeline = self._client.pipeline(transaction=False)
-        for script, keys, arguments in calls:
-            pipeline.evalsha(_DIGESTS[script], len(keys), *keys, *arguments)
-        return pipeline.execute(raise_on_error=False)
+                return _exchange(connection, commands)
+            except redis.ConnectionError:
+                connection.disconnect()
+                return _exchange(connection, commands)
+        except BaseException:
+            connection.disconnect()  # what was not read must not answer the next one
+            raise
+        finally:
+            self._client.connection_pool.release(connection)
+
+
+def _exchange(connection: Any, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """All answers, refusals among them."""
+    connection.send_packed_command(connection.pack_commands(commands))
+    answers: list[Any] = []
+    for _ in commands:
+        try:
+            answers.append(connection.read_response())
+        except redis.ResponseError as refusal:
+            answers.append(refusal)
+    return answers
