@@ -7,6 +7,7 @@ one has begun, and only then are rows looked at.
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import subprocess
@@ -80,6 +81,8 @@ def installation(
     config = Config.for_tests(**settings, TASK_MODULES=("benchmarks.tasks",))
     system = build_system(config)
     system.prepare()
+    gc.collect()
+    gc.freeze()  # as the web process does once it has loaded everything
     variables = {name: str(value) for name, value in settings.items()} | {"TASK_MODULES": "benchmarks.tasks"}
     try:
         yield Installation(arena, site, system, variables)
