@@ -11,6 +11,7 @@ import pytest
 
 from app.tasks.errors import DatabaseUnavailable, RedisUnavailable
 from app.tasks.healing import Sweeper
+from app.tasks.ids import IdSource
 from app.tasks.model import PRIORITIES, Priority, Status, Track
 from app.tasks.queue import TaskQueue
 from app.tasks.routing import Route
@@ -492,7 +493,8 @@ def test_the_plan_is_named_by_what_it_does_and_survives_its_row(
     rows: Rows, queue: TaskQueue, records: TransferRecords
 ) -> None:
     plan = make_plan(queue.store, Direction.DISPATCH, Scope((Priority.LOW,), percent=30))
-    rows.put(priority="low", count=40)
+    for task_id in IdSource().take(40):  # of all buckets: small numbers share one
+        rows.put(priority="low", id=task_id)
     again = make_plan(queue.store, Direction.DISPATCH, Scope((Priority.LOW,), percent=30))
     assert again.rows != plan.rows
     assert again.hash == plan.hash
