@@ -210,6 +210,8 @@ def _driver_options(url: URL, options: dict[str, Any]) -> dict[str, Any]:
     if kind in ("mysql", "mariadb"):
         # rows count as changed when they matched, as SQLAlchemy has it
         arguments["client_flag"] = CLIENT.MULTI_STATEMENTS | CLIENT.FOUND_ROWS
+        # a packet is a transaction of its own: under the default, its updates would lock gaps and the routing
+        arguments["init_command"] += "; SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
     elif kind == "postgresql":
         # One plan, made once: nested loops along an index are right for no row and for millions.
         plans = ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "jit")

@@ -226,6 +226,27 @@ def test_an_array_written_as_text_is_read_as_what_it_was(prepared_postgresql: Ro
     assert answer == [(numbers, words)]
 
 
+def test_a_trip_is_a_transaction_that_reads_what_is_committed(
+    server_rows: Rows, make_store: MakeStore
+) -> None:
+    asks = {
+        "mysql": "BEGIN; SELECT IF(VARIABLE_VALUE = 'READ-COMMITTED', 'read committed', VARIABLE_VALUE)"
+        " FROM information_schema.SESSION_VARIABLES WHERE VARIABLE_NAME = 'TX_ISOLATION'; COMMIT",
+        "postgresql": "SELECT current_setting('transaction_isolation')",
+    }[server_rows.kind]
+
+    def level(cursor: Any) -> str:
+        cursor.execute(asks)
+        if server_rows.kind == "mysql":
+            cursor.nextset()
+        answer = cursor.fetchone()[0]
+        while server_rows.kind == "mysql" and cursor.nextset():
+            pass
+        return str(answer)
+
+    assert make_store(server_rows).database.direct(level) == "read committed"
+
+
 # --- how rows are found ------------------------------------------------------------------------------
 
 
