@@ -10,8 +10,10 @@ import redis
 
 from app.tasks.database import Database
 from app.tasks.migrate import migrate
+from app.tasks.queue import TaskQueue
 from app.tasks.store import Store
 from app.tasks.tickets import RQQueueManager, connect
+from app.transfer.records import TransferRecords
 from tests.contract.parts import MakeQueue, MakeStore, make_queue_over
 from tests.contract.rows import EFFECTS, Rows
 from tests.servers import MariaDbServer, PostgresServer
@@ -109,6 +111,17 @@ def tickets(redis_url: str) -> Iterator[RQQueueManager]:
     client = connect(redis_url)
     yield RQQueueManager(client)
     client.close()
+
+
+@pytest.fixture
+def queue(make_queue: MakeQueue, tickets: RQQueueManager) -> TaskQueue:
+    """The task queue over `store`, with the queues of Redis."""
+    return make_queue(tickets)
+
+
+@pytest.fixture
+def records(store: Store) -> TransferRecords:
+    return TransferRecords(store.database)
 
 
 @pytest.fixture

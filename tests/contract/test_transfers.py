@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from app.tasks.errors import DatabaseUnavailable, RedisUnavailable
 from app.tasks.healing import Sweeper
 from app.tasks.ids import IdSource
 from app.tasks.model import PRIORITIES, Priority, Status, Track
@@ -19,17 +18,13 @@ from app.tasks.store import Store
 from app.tasks.tickets import RQQueueManager
 from app.transfer import runs
 from app.transfer.batches import BatchRecords
-from app.transfer.delivery import Delivery
-from app.transfer.errors import HolderLives, Incomplete, NotPossible, PriorityTaken, Superseded
-from app.transfer.holders import is_dead, this_process
-from app.transfer.mover import Mover
-from app.transfer.plans import Direction, Limits, Plan, Scope, make_plan
-from app.transfer.records import State, Transfer, TransferRecords
-from tests.contract.parts import InBackground, MakeQueue, MakeStore, at_once, request
+from app.transfer.plans import Direction, Plan, Scope, make_plan
+from app.transfer.records import State, TransferRecords
+from tests.contract.moving import FAST, dispatch, listed, recall
+from tests.contract.parts import InBackground, MakeQueue, MakeStore, request
 from tests.contract.rows import Rows, changes
 from tests.waiting import wait_until
 
-FAST = Limits(patience_seconds=5, batch_rows=40, database_milliseconds=None, redis_milliseconds=None)
 BOOKKEEPING = {"status", "epoch", "confirmed_in"}
 
 
@@ -37,28 +32,6 @@ BOOKKEEPING = {"status", "epoch", "confirmed_in"}
 def store(rows: Rows, make_store: MakeStore) -> Store:
     """Everything goes by the database until a transfer says otherwise."""
     return make_store(rows, redis_percent=0)
-
-
-@pytest.fixture
-def queue(make_queue: MakeQueue, tickets: RQQueueManager) -> TaskQueue:
-    return make_queue(tickets)
-
-
-@pytest.fixture
-def records(store: Store) -> TransferRecords:
-    return TransferRecords(store.database)
-
-
-def dispatch(queue: TaskQueue, scope: Scope = Scope(), limits: Limits = FAST) -> Mover:  # noqa: B008
-    return runs.start(queue, make_plan(queue.store, Direction.DISPATCH, scope), limits)
-
-
-def recall(queue: TaskQueue, scope: Scope = Scope(), limits: Limits = FAST, **how: Any) -> Mover:  # noqa: B008
-    return runs.start(queue, make_plan(queue.store, Direction.RECALL, scope), limits, **how)
-
-
-def listed(raw: Any, priority: str) -> list[str]:
-    return list(raw.lrange(f"rq:queue:{priority}", 0, -1))
 
 
 def test_a_dispatch_brings_every_queued_row_to_its_queue_in_order_and_confirms_it(
@@ -240,21 +213,6 @@ def test_a_locked_row_is_met_by_a_later_pass(server_rows: Rows, make_store: Make
     assert running.answer().moved == 30
 
 
-def test_rows_that_stay_locked_end_the_run_as_incomplete_never_as_complete(
-    server_rows: Rows, make_store: MakeStore, tickets: Any
-) -> None:
-    from tests.contract.parts import make_queue_over
-
-    queue = make_queue_over(make_store(server_rows, redis_percent=0))(tickets)
-    task_id = server_rows.put()
-    mover = dispatch(queue, Scope((Priority.NORMAL,)), Limits(patience_seconds=0.3))
-    with server_rows.locked(task_id), pytest.raises(Incomplete):
-        mover.run()
-    transfer = TransferRecords(queue.store.database).get(mover.transfer_id)
-    assert transfer.state is State.FAILED
-    assert runs.resume(queue, Direction.DISPATCH).run().moved == 1
-
-
 def test_beyond_the_window_rows_are_dispatched_without_a_ticket_and_follow_in_order(
     rows: Rows, store: Store, redis_url: str, raw: Any
 ) -> None:
@@ -277,191 +235,6 @@ def test_beyond_the_window_rows_are_dispatched_without_a_ticket_and_follow_in_or
         assert batch, f"only {len(served)} tickets came"
     assert served == [f"t{task_id}-e4" for task_id in range(first, first + 200)]
     tickets.close()
-
-
-def test_pause_reaches_a_running_mover_and_holds_until_resume(
-    rows: Rows, queue: TaskQueue, records: TransferRecords
-) -> None:
-    rows.put(count=60)
-    mover = dispatch(queue, Scope((Priority.NORMAL,)))
-    assert records.pause(mover.transfer_id)
-    running = InBackground(mover.run)
-    wait_until(
-        lambda: records.get(mover.transfer_id).phase != "beginning", deadline_seconds=20, what="it runs"
-    )
-    assert rows.count("DISPATCHED") == 0
-    assert records.resume(mover.transfer_id)
-    assert running.answer().moved == 60
-
-
-def test_an_aborted_mover_stops_and_the_routing_stays_as_it_was(
-    rows: Rows, queue: TaskQueue, records: TransferRecords
-) -> None:
-    rows.put(count=60)
-    mover = dispatch(queue)
-    assert records.abort(mover.transfer_id, reason="changed our mind")
-    with pytest.raises(Superseded, match="changed our mind"):
-        mover.run()
-    assert rows.count("QUEUED") == 60
-    route = queue.store.routing.refresh()[Priority.NORMAL]
-    assert (route.redis_percent, route.transfer_id, route.moving_to) == (0, None, None)
-    assert records.get(mover.transfer_id).state is State.ABORTED
-
-
-def test_a_second_mover_is_refused_and_told_what_it_found(rows: Rows, queue: TaskQueue) -> None:
-    mover = dispatch(queue, Scope((Priority.HIGH, Priority.LOW)))
-    with pytest.raises(PriorityTaken) as refused:
-        dispatch(queue, Scope((Priority.LOW,)))
-    assert refused.value.transfer_id == mover.transfer_id
-    assert refused.value.holder == this_process()
-    dispatch(queue, Scope((Priority.URGENT,))).run()
-
-
-def test_of_four_that_begin_at_once_one_does_and_the_others_name_it(
-    rows: Rows, queue: TaskQueue, records: TransferRecords
-) -> None:
-    plan = make_plan(queue.store, Direction.DISPATCH, Scope())
-    begin = [lambda n=n: records.begin(plan, FAST, holder=f"mover {n}") for n in range(4)]
-    answers = at_once(begin)
-    won = [answer for answer in answers if isinstance(answer, Transfer)]
-    refused = [answer for answer in answers if isinstance(answer, PriorityTaken)]
-    assert (len(won), len(refused)) == (1, 3)
-    assert {refusal.holder for refusal in refused} == {won[0].holder}
-    assert rows.scalar("SELECT COUNT(*) FROM transfers") == 1
-
-
-def test_a_rollback_takes_the_priorities_from_a_running_dispatch(
-    rows: Rows, queue: TaskQueue, records: TransferRecords
-) -> None:
-    rows.put(count=80)
-    mover = dispatch(queue, limits=Limits(batch_rows=10, rows_per_second=40))
-    running = InBackground(mover.run)
-    wait_until(lambda: rows.count("DISPATCHED") >= 10, deadline_seconds=20, what="a batch is moved")
-    back = recall(queue, take_over=True)
-    done = back.run()
-    with pytest.raises(Superseded):
-        running.answer()
-    assert done.moved >= 10
-    assert rows.count("QUEUED") == 80
-    assert records.get(mover.transfer_id).state is State.ABORTED
-    assert records.get(back.transfer_id).state is State.COMPLETED
-
-
-def test_only_a_transfer_whose_holder_is_gone_can_be_taken(
-    rows: Rows, queue: TaskQueue, records: TransferRecords
-) -> None:
-    rows.put(count=20)
-    mover = dispatch(queue)
-    with pytest.raises(HolderLives):
-        records.take(mover.transfer_id, holder="another", is_dead=is_dead)
-    taken = records.take(mover.transfer_id, holder="another", is_dead=lambda holder: True)
-    with pytest.raises(Superseded):
-        mover.run()
-    Mover(queue, taken, holder="another").run()
-    with pytest.raises(NotPossible, match="nothing to resume"):
-        records.take(mover.transfer_id, holder="third", is_dead=lambda holder: True)
-
-
-def test_the_lease_of_a_running_mover_is_kept_while_it_waits(
-    rows: Rows, queue: TaskQueue, records: TransferRecords
-) -> None:
-    mover = dispatch(queue)
-    rows.execute("UPDATE transfers SET lease_until = :then", then=rows.at(1))
-    records.pause(mover.transfer_id)
-    running = InBackground(mover.run)
-    wait_until(
-        lambda: records.get(mover.transfer_id).lease_left_seconds > 5,
-        deadline_seconds=20,
-        what="the lease is renewed",
-    )
-    records.resume(mover.transfer_id)
-    running.answer()
-
-
-def test_a_batch_that_was_marked_and_never_pushed_is_delivered_by_the_resume(
-    rows: Rows, queue: TaskQueue, records: TransferRecords, raw: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows.put(count=30)
-    mover = dispatch(queue, Scope((Priority.NORMAL,)))
-
-    def away(*_: Any, **__: Any) -> Any:
-        raise RedisUnavailable("gone")
-
-    with monkeypatch.context() as broken:
-        broken.setattr(RQQueueManager, "push", away)
-        with pytest.raises(RedisUnavailable):
-            mover.run()
-    assert records.get(mover.transfer_id).state is State.FAILED
-    assert rows.count("DISPATCHED") == 30
-    assert listed(raw, "normal") == []
-    runs.resume(queue, Direction.DISPATCH).run()
-    assert len(set(listed(raw, "normal"))) == len(listed(raw, "normal")) == 30
-    assert records.get(mover.transfer_id).state is State.COMPLETED
-    assert BatchRecords(queue.store.database).undelivered(mover.transfer_id) == []
-
-
-def test_a_batch_that_nobody_delivers_again_is_found_by_the_sweeper(
-    rows: Rows, make_queue: MakeQueue, tickets: RQQueueManager, raw: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    queue = make_queue(tickets, ticket_grace_seconds=0)
-    first = rows.put(count=30)
-    with monkeypatch.context() as broken:
-        broken.setattr(Delivery, "deliver", lambda *_: (_ for _ in ()).throw(DatabaseUnavailable("killed")))
-        with pytest.raises(DatabaseUnavailable):
-            dispatch(queue, Scope((Priority.NORMAL,))).run()
-    assert rows.row(first)["confirmed_in"] != 0
-    Sweeper(queue, holder="sweeper").full_pass()
-    assert sorted(listed(raw, "normal")) == sorted(f"t{task_id}-e4" for task_id in range(first, first + 30))
-
-
-def test_an_error_at_any_statement_never_reads_as_complete(
-    sqlite_rows: Rows, make_store: MakeStore, tickets: RQQueueManager, raw: Any
-) -> None:
-    """The n-th statement fails, for every n until a run has fewer: then it is completed, and not before."""
-    from sqlalchemy import event
-
-    from tests.contract.parts import make_queue_over
-
-    rows = sqlite_rows
-    queue = make_queue_over(make_store(rows, redis_percent=0))(tickets)
-    records = TransferRecords(queue.store.database)
-    engines = (queue.store.database.engine, queue.store.database._auto)
-    for direction in (Direction.DISPATCH, Direction.RECALL):
-        failing, failed_runs = 1, 0
-        while True:
-            rows.execute("DELETE FROM tasks")
-            raw.flushall()
-            queue.store.routing.change(
-                PRIORITIES, redis_percent=0, transfer_id=None, moving_to=None, fenced_track=None
-            )
-            rows.put("QUEUED" if direction is Direction.DISPATCH else "DISPATCHED", count=20)
-            plan = make_plan(queue.store, direction, Scope((Priority.NORMAL,)))
-            mover = runs.start(queue, plan, FAST)
-            count = 0
-
-            def fail(*_: Any) -> None:
-                nonlocal count
-                count += 1
-                if count == failing:  # noqa: B023 - runs within this round
-                    raise DatabaseUnavailable("injected")
-
-            for engine in engines:
-                event.listen(engine, "before_cursor_execute", fail)
-            try:
-                mover.run()
-            except DatabaseUnavailable:
-                failed_runs += 1
-            finally:
-                for engine in engines:
-                    event.remove(engine, "before_cursor_execute", fail)
-            state = records.get(mover.transfer_id).state
-            left = rows.count("QUEUED" if direction is Direction.DISPATCH else "DISPATCHED")
-            assert (state is State.COMPLETED) == (count < failing), f"statement {failing} of {count}"
-            assert left == 0 or state is not State.COMPLETED
-            if count < failing:
-                break
-            failing += 1
-        assert failed_runs >= 10
 
 
 def test_a_planned_rollback_holds_intake_drains_and_says_what_remains(rows: Rows, queue: TaskQueue) -> None:

@@ -1,0 +1,123 @@
+"""Who has a transfer, and with it its priorities, until it is paused, aborted, taken over or dead."""
+
+from __future__ import annotations
+
+import pytest
+
+from app.tasks.model import Priority
+from app.tasks.queue import TaskQueue
+from app.tasks.store import Store
+from app.transfer.errors import HolderLives, NotPossible, PriorityTaken, Superseded
+from app.transfer.holders import is_dead, this_process
+from app.transfer.mover import Mover
+from app.transfer.plans import Direction, Limits, Scope, make_plan
+from app.transfer.records import State, Transfer, TransferRecords
+from tests.contract.moving import FAST, dispatch, recall
+from tests.contract.parts import InBackground, MakeStore, at_once
+from tests.contract.rows import Rows
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def store(rows: Rows, make_store: MakeStore) -> Store:
+    """Everything goes by the database until a transfer says otherwise."""
+    return make_store(rows, redis_percent=0)
+
+
+def test_pause_reaches_a_running_mover_and_holds_until_resume(
+    rows: Rows, queue: TaskQueue, records: TransferRecords
+) -> None:
+    rows.put(count=60)
+    mover = dispatch(queue, Scope((Priority.NORMAL,)))
+    assert records.pause(mover.transfer_id)
+    running = InBackground(mover.run)
+    wait_until(
+        lambda: records.get(mover.transfer_id).phase != "beginning", deadline_seconds=20, what="it runs"
+    )
+    assert rows.count("DISPATCHED") == 0
+    assert records.resume(mover.transfer_id)
+    assert running.answer().moved == 60
+
+
+def test_an_aborted_mover_stops_and_the_routing_stays_as_it_was(
+    rows: Rows, queue: TaskQueue, records: TransferRecords
+) -> None:
+    rows.put(count=60)
+    mover = dispatch(queue)
+    assert records.abort(mover.transfer_id, reason="changed our mind")
+    with pytest.raises(Superseded, match="changed our mind"):
+        mover.run()
+    assert rows.count("QUEUED") == 60
+    route = queue.store.routing.refresh()[Priority.NORMAL]
+    assert (route.redis_percent, route.transfer_id, route.moving_to) == (0, None, None)
+    assert records.get(mover.transfer_id).state is State.ABORTED
+
+
+def test_a_second_mover_is_refused_and_told_what_it_found(rows: Rows, queue: TaskQueue) -> None:
+    mover = dispatch(queue, Scope((Priority.HIGH, Priority.LOW)))
+    with pytest.raises(PriorityTaken) as refused:
+        dispatch(queue, Scope((Priority.LOW,)))
+    assert refused.value.transfer_id == mover.transfer_id
+    assert refused.value.holder == this_process()
+    dispatch(queue, Scope((Priority.URGENT,))).run()
+
+
+def test_of_four_that_begin_at_once_one_does_and_the_others_name_it(
+    rows: Rows, queue: TaskQueue, records: TransferRecords
+) -> None:
+    plan = make_plan(queue.store, Direction.DISPATCH, Scope())
+    begin = [lambda n=n: records.begin(plan, FAST, holder=f"mover {n}") for n in range(4)]
+    answers = at_once(begin)
+    won = [answer for answer in answers if isinstance(answer, Transfer)]
+    refused = [answer for answer in answers if isinstance(answer, PriorityTaken)]
+    assert (len(won), len(refused)) == (1, 3)
+    assert {refusal.holder for refusal in refused} == {won[0].holder}
+    assert rows.scalar("SELECT COUNT(*) FROM transfers") == 1
+
+
+def test_a_rollback_takes_the_priorities_from_a_running_dispatch(
+    rows: Rows, queue: TaskQueue, records: TransferRecords
+) -> None:
+    rows.put(count=80)
+    mover = dispatch(queue, limits=Limits(batch_rows=10, rows_per_second=40))
+    running = InBackground(mover.run)
+    wait_until(lambda: rows.count("DISPATCHED") >= 10, deadline_seconds=20, what="a batch is moved")
+    back = recall(queue, take_over=True)
+    done = back.run()
+    with pytest.raises(Superseded):
+        running.answer()
+    assert done.moved >= 10
+    assert rows.count("QUEUED") == 80
+    assert records.get(mover.transfer_id).state is State.ABORTED
+    assert records.get(back.transfer_id).state is State.COMPLETED
+
+
+def test_only_a_transfer_whose_holder_is_gone_can_be_taken(
+    rows: Rows, queue: TaskQueue, records: TransferRecords
+) -> None:
+    rows.put(count=20)
+    mover = dispatch(queue)
+    with pytest.raises(HolderLives):
+        records.take(mover.transfer_id, holder="another", is_dead=is_dead)
+    taken = records.take(mover.transfer_id, holder="another", is_dead=lambda holder: True)
+    with pytest.raises(Superseded):
+        mover.run()
+    Mover(queue, taken, holder="another").run()
+    with pytest.raises(NotPossible, match="nothing to resume"):
+        records.take(mover.transfer_id, holder="third", is_dead=lambda holder: True)
+
+
+def test_the_lease_of_a_running_mover_is_kept_while_it_waits(
+    rows: Rows, queue: TaskQueue, records: TransferRecords
+) -> None:
+    mover = dispatch(queue)
+    rows.execute("UPDATE transfers SET lease_until = :then", then=rows.at(1))
+    records.pause(mover.transfer_id)
+    running = InBackground(mover.run)
+    wait_until(
+        lambda: records.get(mover.transfer_id).lease_left_seconds > 5,
+        deadline_seconds=20,
+        what="the lease is renewed",
+    )
+    records.resume(mover.transfer_id)
+    running.answer()
