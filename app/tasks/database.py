@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from pymysql.constants import CLIENT
 from sqlalchemy import Engine, create_engine, event, select
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import (
@@ -79,50 +78,40 @@ class Database:
         Deadlocks repeat the whole `work`, so it must not act outside the database. Raises
         `DatabaseUnavailable`, or `CommitUnknown` if only the answer to COMMIT is missing.
         """
-        for last in _tries():
-            try:
-                with self.engine.connect() as connection:
-                    result = work(connection)
-                    _commit(connection)
-                    return result
-            except IntegrityError:
-                raise
-            except (DBAPIError, PoolTimeout) as error:
-                if last or not _repeatable(error):
-                    raise _translated(error) from error
-        raise AssertionError("unreachable: the last try returns or raises")
+
+        def once() -> T:
+            with self.engine.connect() as connection:
+                result = work(connection)
+                _commit(connection)
+                return result
+
+        return _repeating(once)
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Run reading statements without a transaction. Repeats them once over a fresh connection."""
-        for last in _tries():
-            try:
-                with self._auto.connect() as connection:
-                    return work(connection)
-            except (DBAPIError, PoolTimeout) as error:
-                if last or not _repeatable(error):
-                    raise _translated(error) from error
-        raise AssertionError("unreachable: the last try returns or raises")
+
+        def once() -> T:
+            with self._auto.connect() as connection:
+                return work(connection)
+
+        return _repeating(once)
 
     def write_one(self, work: Callable[[Connection], T]) -> T:
         """Run exactly one statement that commits by itself: one round trip.
 
         Raises `CommitUnknown` when the connection was lost and it may have happened.
         """
-        for last in _tries():
-            try:
-                with self._auto.connect() as connection:
-                    try:
-                        return work(connection)
-                    except DBAPIError as error:
-                        if error.connection_invalidated:
-                            raise CommitUnknown("the database went away during a statement") from error
-                        raise
-            except IntegrityError:
-                raise
-            except (DBAPIError, PoolTimeout) as error:
-                if last or not _repeatable(error):
-                    raise _translated(error) from error
-        raise AssertionError("unreachable: the last try returns or raises")
+
+        def once() -> T:
+            with self._auto.connect() as connection:
+                try:
+                    return work(connection)
+                except DBAPIError as error:
+                    if error.connection_invalidated:
+                        raise CommitUnknown("the database went away during a statement") from error
+                    raise
+
+        return _repeating(once)
 
     def direct(self, work: Callable[[Any], T]) -> T:
         """Run `work` with a cursor of the driver's own, whose statements commit by themselves unless they say
@@ -130,24 +119,20 @@ class Database:
 
         Deadlocks repeat the whole `work`. Raises as `run`; `CommitUnknown` whenever the connection was lost.
         """
-        for last in _tries():
+
+        def once() -> T:
+            connection = self._driver.raw_connection()
             try:
-                connection = self._driver.raw_connection()
-                try:
-                    return work(connection.cursor())
-                except self._driver.dialect.dbapi.Error as error:  # type: ignore[union-attr]
-                    raise self._of_driver(error, connection) from error
-                except BaseException:
-                    connection.invalidate()  # in the middle of who knows what
-                    raise
-                finally:
-                    connection.close()
-            except IntegrityError:
+                return work(connection.cursor())
+            except self._driver.dialect.dbapi.Error as error:  # type: ignore[union-attr]
+                raise self._of_driver(error, connection) from error
+            except BaseException:
+                connection.invalidate()  # in the middle of who knows what
                 raise
-            except (DBAPIError, PoolTimeout) as error:
-                if last or not _repeatable(error):
-                    raise _translated(error) from error
-        raise AssertionError("unreachable: the last try returns or raises")
+            finally:
+                connection.close()
+
+        return _repeating(once)
 
     def _of_driver(self, error: Exception, connection: PoolProxiedConnection) -> Exception:
         """The driver's error as SQLAlchemy would give it, the connection rolled back or thrown away."""
@@ -156,7 +141,7 @@ class Database:
         try:
             if lost:
                 connection.invalidate(error)
-                return CommitUnknown("the database went away during a turn")
+                return CommitUnknown("the database went away during a statement")
             connection.rollback()
         except dialect.dbapi.Error:
             connection.invalidate(error)
@@ -208,6 +193,8 @@ def _driver_options(url: URL, options: dict[str, Any]) -> dict[str, Any]:
     arguments = dict(options["connect_args"])
     kind = url.get_backend_name()
     if kind in ("mysql", "mariadb"):
+        from pymysql.constants import CLIENT  # only where its driver is used
+
         # rows count as changed when they matched, as SQLAlchemy has it
         arguments["client_flag"] = CLIENT.MULTI_STATEMENTS | CLIENT.FOUND_ROWS
         # a packet is a transaction of its own: under the default, its updates would lock gaps and the routing
@@ -238,11 +225,19 @@ def _prepare_sqlite(engine: Engine, *, begin: str | None) -> None:
             connection.exec_driver_sql(begin)
 
 
-def _tries() -> Any:
+def _repeating(once: Callable[[], T]) -> T:
+    """Its answer; again, after a pause, while nothing has happened and another try may succeed at once."""
     for number in range(TRIES):
         if number:
             time.sleep(random.uniform(0.5, 1.5) * 0.005 * 2**number)
-        yield number == TRIES - 1
+        try:
+            return once()
+        except IntegrityError:
+            raise
+        except (DBAPIError, PoolTimeout) as error:
+            if number == TRIES - 1 or not _repeatable(error):
+                raise _translated(error) from error
+    raise AssertionError("unreachable: the last try returns or raises")
 
 
 def _commit(connection: Connection) -> None:
