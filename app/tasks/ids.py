@@ -68,7 +68,4 @@ class IdSource:
         return [(tick << NODE_BITS) | node for tick in range(first, first + count)]
 
     def next(self) -> int:
-        with self._lock:
-            now_tick = (int(self._clock() * 1000) - EPOCH_MS) << SEQUENCE_BITS
-            self._tick = max(self._tick + 1, now_tick)
-            return (self._tick << NODE_BITS) | self._node
+        return self.take(1)[0]

@@ -19,8 +19,6 @@ KEY_CHARACTERS = 128
 RETRIES_LIMIT = 1000
 TIMEOUT_LIMIT_SECONDS = 7 * 86_400
 
-_NONE = (None, None, None)
-
 log = structlog.get_logger(__name__)
 
 
@@ -118,9 +116,6 @@ class RequestCheck:
 
 
 def _field_problems(request: TaskRequest) -> list[FieldProblem]:
-    given = (request.user_id, request.idempotency_key, request.run_at)
-    if given == _NONE and (request.max_retries, request.timeout_seconds) == _NONE[:2]:
-        return []
     return [*_key_problems(request), *_time_problems(request), *_number_problems(request)]
 
 
