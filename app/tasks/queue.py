@@ -177,13 +177,18 @@ class TaskQueue:
             return self._insert_bulk(news)
         answers: dict[int, Submitted | TaskError] = {}
         for (placement, _), group in groups.items():
-            if self.store.submissions.insert_alike(placement, group):
-                answered = self._follow_all(group, [placement] * len(group))
-            else:
-                self.store.routing.refresh()
-                answered = self._insert_bulk(group)
+            try:
+                answered = self._insert_alike(placement, group)
+            except DatabaseUnavailable as error:  # the other groups are stored, or will say so themselves
+                answered = [error] * len(group)
             answers |= zip([new.task_id for new in group], answered, strict=True)
         return [answers[new.task_id] for new in news]
+
+    def _insert_alike(self, placement: Placement, news: Sequence[NewTask]) -> list[Submitted | TaskError]:
+        if self.store.submissions.insert_alike(placement, news):
+            return self._follow_all(news, [placement] * len(news))
+        self.store.routing.refresh()
+        return self._insert_bulk(news)
 
     def _insert_bulk(self, news: Sequence[NewTask]) -> list[Submitted | TaskError]:
         """Store many in one transaction with one push: each as if those before it were stored already."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from app.tasks.database import CommitUnknown
-from app.tasks.errors import TaskError
+from app.tasks.errors import DatabaseUnavailable, TaskError
 from app.tasks.ids import bucket_of
 from app.tasks.model import NewTask, Priority, Status, Submitted
 from app.tasks.queue import TaskQueue
@@ -106,6 +107,30 @@ def test_a_party_that_meets_an_id_in_use_gets_others(
     assert sorted(rows.all()) == sorted({taken, *ids})
 
 
+def test_when_the_database_goes_away_in_a_party_each_is_told_what_became_of_his_own(
+    rows: Rows,
+    store: Store,
+    make_queue: MakeQueue,
+    tickets: RQQueueManager,
+    together: Together,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    queue, direct = make_queue(tickets), store.database.direct
+    tries = itertools.count()
+
+    def goes_away(work: Any) -> Any:
+        if next(tries) == 1:
+            raise DatabaseUnavailable("gone before it was sent")
+        return direct(work)
+
+    monkeypatch.setattr(store.database, "direct", goes_away)
+    answers = together(queue, *(request(priority=name) for name in ["high", "low", "high"]))
+    assert [type(answer) for answer in answers] == [Submitted, DatabaseUnavailable, Submitted]
+    stored = [answer.task_id for answer in answers if isinstance(answer, Submitted)]
+    assert sorted(rows.all()) == sorted(stored)
+    assert tickets.lengths()[Priority.HIGH] == 2
+
+
 @pytest.mark.parametrize("arrived", [True, False])
 def test_a_party_whose_answer_is_lost_is_looked_for(
     arrived: bool,
@@ -123,10 +148,6 @@ def test_a_party_whose_answer_is_lost_is_looked_for(
         raise CommitUnknown("the answer was lost")
 
     monkeypatch.setattr(store.database, "direct", lossy)
-    if arrived:
-        answers = together(queue, request(), request())
-        assert [type(answer) for answer in answers] == [Submitted] * 2
-    else:
-        with pytest.raises(CommitUnknown):
-            together(queue, request(), request())
+    answers = together(queue, request(), request())
+    assert [type(answer) for answer in answers] == [Submitted if arrived else CommitUnknown] * 2
     assert rows.count() == 2 * arrived
