@@ -13,6 +13,7 @@ from app.tasks.database import CommitUnknown, Database
 from app.tasks.errors import StatementRefused
 from app.tasks.model import Claim, Completed, Priority, Track
 from app.tasks.store import Store
+from app.tasks.store.claims import TicketClaims
 from app.tasks.store.driver_sql import array_text
 from app.tasks.store.takes import Take, TakeQueued, TakeTickets
 from app.tasks.store.turns import Turned
@@ -132,36 +133,33 @@ def test_rows_of_a_closed_queue_are_left(closing: Mapping[str, Any], store: Stor
 def test_a_ticket_whose_row_was_locked_and_confirmed_meanwhile_is_won(
     server_rows: Rows, make_store: MakeStore
 ) -> None:
-    rows, store = server_rows, make_store(server_rows)
-    waiting = rows.put("DISPATCHED")
+    waiting = server_rows.put("DISPATCHED")
+    answer = claimed_while_locked(server_rows, make_store(server_rows), waiting, "confirmed_in", 7)
+    assert [claim.task_id for claim in answer.won] == [waiting]
+    assert server_rows.row(waiting)["confirmed_in"] == 0
+
+
+@pytest.mark.parametrize(("column", "value"), [("status", "CANCELLED"), ("epoch", 4)])
+def test_a_ticket_whose_row_was_moved_on_while_it_was_locked_is_stale(
+    column: str, value: Any, server_rows: Rows, make_store: MakeStore
+) -> None:
+    waiting = server_rows.put("DISPATCHED")
+    answer = claimed_while_locked(server_rows, make_store(server_rows), waiting, column, value)
+    assert answer.won == []
+    assert answer.stale == [(waiting, 3)]
+
+
+def claimed_while_locked(rows: Rows, store: Store, task_id: int, column: str, value: Any) -> TicketClaims:
+    """What a claim of this row gets that had to wait until another transaction changed the row."""
     answers: list[Turned] = []
-    claimer = Thread(target=lambda: answers.append(turn(store, [], TakeTickets([(waiting, 3)]))))
+    claimer = Thread(target=lambda: answers.append(turn(store, [], TakeTickets([(task_id, 3)]))))
     with rows.engine.begin() as on:
-        on.execute(text(f"UPDATE tasks SET confirmed_in = 7 WHERE id = {waiting}"))
+        on.execute(text(f"UPDATE tasks SET {column} = :value WHERE id = {task_id}"), {"value": value})
         claimer.start()
         wait_for_a_lock(rows)
         assert answers == []
     claimer.join(30)
-    assert [claim.task_id for claim in answers[0].claims.won] == [waiting]
-    assert rows.row(waiting)["confirmed_in"] == 0
-
-
-@pytest.mark.parametrize("change", [{"status": "CANCELLED"}, {"epoch": 4}])
-def test_a_ticket_whose_row_was_moved_on_while_it_was_locked_is_stale(
-    change: Mapping[str, Any], server_rows: Rows, make_store: MakeStore
-) -> None:
-    rows, store = server_rows, make_store(server_rows)
-    waiting = rows.put("DISPATCHED")
-    answers: list[Turned] = []
-    claimer = Thread(target=lambda: answers.append(turn(store, [], TakeTickets([(waiting, 3)]))))
-    with rows.engine.begin() as on:
-        column, value = next(iter(change.items()))
-        on.execute(text(f"UPDATE tasks SET {column} = :value WHERE id = {waiting}"), {"value": value})
-        claimer.start()
-        wait_for_a_lock(rows)
-    claimer.join(30)
-    assert answers[0].claims.won == []
-    assert answers[0].claims.stale == [(waiting, 3)]
+    return answers[0].claims
 
 
 def wait_for_a_lock(rows: Rows) -> None:
