@@ -6,6 +6,7 @@ connect to port 6379 of this machine; here that is the private server's port.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if item.nodeid in reasons]
     items[:] = [item for item in items if item.nodeid not in reasons]
     config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_runtest_logfinish() -> None:
+    """A failed test of a pool leaves its workers behind: they took later tests' jobs, and held up the end."""
+    for process in multiprocessing.active_children():
+        process.kill()
+        process.join()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
