@@ -213,6 +213,17 @@ def test_a_queue_that_is_longer_than_a_slice_is_read_once_whatever_is_taken_mean
     assert few.verify(slice_ids=7).exit_code == 1  # those taken are missing now
 
 
+def test_a_queue_at_whose_head_tickets_are_put_back_meanwhile_is_read_to_its_end(few: Few) -> None:
+    ids = [few.put() for _ in range(23)]
+    seen: list[bytes] = []
+
+    for entries in TicketReader(few.raw, slice_ids=5).entries(2):
+        seen += entries
+        few.raw.lpush("rq:queue:normal", *[f"t{9 + number}-e1" for number in range(4)])
+
+    assert seen == [f"t{task_id}-e1".encode() for task_id in ids]
+
+
 def test_a_queue_that_runs_away_is_unread_and_no_pass(few: Few) -> None:
     for _ in range(20):
         few.put()

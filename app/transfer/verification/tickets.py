@@ -131,33 +131,34 @@ class TicketReader:
     def entries(self, rank: int) -> Iterator[list[bytes]]:
         """The queue's list in its order. A slice is read at one moment; the next one goes on behind the last
         entry of the one before, wherever that stands by then."""
-        start, last = 0, None
-        while True:
-            start, entries = self._slice_of(rank, start, last)
+        start, last, more = 0, None, True
+        while more:
+            start, entries, more = self._slice_of(rank, start, last)
             if entries:
                 yield entries
-            if len(entries) < self._slice:
-                return
-            start, last = start + len(entries), entries[-1]
+                start, last = start + len(entries), entries[-1]
 
-    def _slice_of(self, rank: int, start: int, last: bytes | None) -> tuple[int, list[bytes]]:
-        """What follows `last`, which stood before `start`, and where that begins now."""
+    def _slice_of(self, rank: int, start: int, last: bytes | None) -> tuple[int, list[bytes], bool]:
+        """What follows `last`, which stood before `start`; where that is now; whether there may be more."""
         if last is None:
-            return start, self._range(rank, start, start + self._slice - 1)
-        found = self._range(rank, start - 1, start + self._slice - 1)
+            found = self._range(rank, start, self._slice)
+            return start, found, len(found) == self._slice
+        found = self._range(rank, start - 1, self._slice + 1)
         if found and found[0] == last:
-            return start, found[1:]
-        # workers have taken tickets from the head meanwhile: what was read last stands further ahead
+            return start, found[1:], len(found) > self._slice
+        # meanwhile workers have taken tickets from the head, or given some back: what was read last has moved
         first = max(0, start - self._slice)
-        found = self._range(rank, first, start + self._slice)
-        if last in found:
-            behind = found.index(last) + 1
-            return first + behind, found[behind:][: self._slice]
-        raise Unread(f"the queue {self._names[rank].decode()} moved faster than it could be read")
+        wide = start - first + self._slice
+        found = self._range(rank, first, wide)
+        if last not in found:
+            name = self._names[rank].decode()
+            raise Unread(f"the queue {name} moved faster than it could be read")
+        behind = found.index(last) + 1
+        return first + behind, found[behind:], len(found) == wide
 
-    def _range(self, rank: int, first: int, last: int) -> list[bytes]:
+    def _range(self, rank: int, first: int, count: int) -> list[bytes]:
         with _reading():
-            entries: Any = self._client.lrange(self.key(rank).decode(), first, last)
+            entries: Any = self._client.lrange(self.key(rank).decode(), first, first + count - 1)
         return list(entries)
 
     def envelopes(self, job_ids: Sequence[bytes]) -> list[Envelope]:
