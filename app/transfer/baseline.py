@@ -38,13 +38,14 @@ class Kept(NamedTuple):
 
 @dataclass(slots=True)
 class Stretch:
-    """Consecutive rows: those up to the id `last`, how many, the sum of their digests, how many had been
-    COMPLETED; and one line for each, unless only the heads were read."""
+    """Consecutive rows: those up to the id `last`, how many, the sum of their digests, and both of those that
+    had been COMPLETED; and one line for each, unless only the heads were read."""
 
     last: int
     count: int
     row_sum: int
     completed: int
+    completed_sum: int
     lines: list[str]
 
     def rows(self) -> dict[int, Kept]:
@@ -80,9 +81,9 @@ class _Recorder:
     def lines(self) -> Iterator[str]:
         while rows := self._read(self.last):
             self.last = int(rows[-1][0])
-            total = sum(summed(_digest_of(row)) for row in rows)
-            completed = sum(row.status == "COMPLETED" for row in rows)
-            yield f"{_HEAD} {self.last} {len(rows)} {total} {completed}"
+            sums = [summed(_digest_of(row)) for row in rows]
+            ended = [each for each, row in zip(sums, rows, strict=True) if row.status == "COMPLETED"]
+            yield f"{_HEAD} {self.last} {len(rows)} {sum(sums)} {len(ended)} {sum(ended)}"
             for row in rows:
                 yield " ".join(map(str, row))
                 self.statuses[row[2]] = self.statuses.get(row[2], 0) + 1
@@ -142,8 +143,9 @@ class Baseline:
 
 
 def _opened(head: str) -> Stretch:
-    _, last, count, row_sum, completed = head.split(" ")
-    return Stretch(int(last), int(count), int(row_sum), int(completed), [])
+    _, *numbers = head.split(" ")
+    last, count, row_sum, completed, completed_sum = map(int, numbers)
+    return Stretch(last, count, row_sum, completed, completed_sum, [])
 
 
 def _parsed(line: str) -> Kept:

@@ -302,6 +302,17 @@ def test_an_end_that_is_undone_is_named(few: Few, tmp_path: Path) -> None:
     assert found_by(report) == {Planted("end undone", str(ended))}
 
 
+def test_an_end_that_is_undone_is_named_while_other_tasks_end(few: Few, tmp_path: Path) -> None:
+    ended, waiting = few.put("COMPLETED", pushed=False), few.put("QUEUED", pushed=False)
+    record(few.rows.database, tmp_path / "baseline")
+    few.rows.change(ended, status="QUEUED")
+    few.rows.change(waiting, status="COMPLETED")
+
+    report = Verifier(few.rows.database, None, LIMITS, baseline=Baseline(tmp_path / "baseline")).run()
+
+    assert found_by(report) == {Planted("end undone", str(ended))}
+
+
 @pytest.mark.parametrize(("left", "named"), [("QUEUED", 1), ("DISPATCHED", 2)])
 def test_who_was_left_on_the_track_that_was_to_be_left_is_named(few: Few, left: str, named: int) -> None:
     few.put("QUEUED", pushed=False)

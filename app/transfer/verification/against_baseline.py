@@ -5,7 +5,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from app.transfer.baseline import Baseline, Kept, Stretch
 from app.transfer.digests import row_digest
@@ -33,6 +32,7 @@ class BaselineCheck:
         self._rows = rows
         self._wanted = sorted(wanted)
         self._differ: dict[int, int] = {}  # where stretches begin, by their last ids
+        self._ended: dict[int, int] = {}  # those in which others are COMPLETED than were
         self._asked: dict[int, int] = {}
         self.kept: dict[int, Kept] = {}
         self.counted = Conservation()
@@ -42,12 +42,13 @@ class BaselineCheck:
         self.counted.recorded += head.count
         if bisect_right(self._wanted, after) < bisect_right(self._wanted, head.last):
             self._asked[head.last] = after
-        completed = sum(count for (status, _), count in totals.statuses.items() if status == "COMPLETED")
-        adds_up = (totals.rows, totals.row_sum) == (head.count, head.row_sum)
-        if adds_up and completed >= head.completed:
-            self.counted.present += head.count
-        else:
+        if (totals.rows, totals.row_sum) != (head.count, head.row_sum):
             self._differ[head.last] = after
+            return
+        self.counted.present += head.count
+        ends = (totals.completed, totals.completed_sum)
+        if head.completed and ends != (head.completed, head.completed_sum):
+            self._ended[head.last] = after
 
     def new(self, count: int) -> None:
         """Rows behind the baseline's last one."""
@@ -56,13 +57,16 @@ class BaselineCheck:
     def open(self, baseline: Baseline) -> None:
         """Look at each row of what did not add up. What seems lost or changed is read again: a row is never
         gone for a moment, so a second reading that agrees is enough."""
-        for stretch in baseline.stretches(self._differ.keys() | self._asked.keys()):
+        for stretch in baseline.stretches(self._differ.keys() | self._ended.keys() | self._asked.keys()):
             recorded = stretch.rows()
             if stretch.last in self._asked:
                 wanted = recorded.keys() & set(self._wanted)
                 self.kept |= {task_id: recorded[task_id] for task_id in wanted}
             if stretch.last in self._differ:
                 self._open(recorded, self._differ[stretch.last], stretch.last)
+            if stretch.last in self._ended:
+                now = self._rows.not_completed(self._ended[stretch.last], stretch.last)
+                self._find_undone(recorded, now)
 
     def _open(self, recorded: Mapping[int, Kept], after: int, last: int) -> None:
         found = self._rows.kept(after, last)
@@ -73,7 +77,9 @@ class BaselineCheck:
         for task_id in sorted(recorded.keys() - again.keys()):
             self._tell(Fault.VANISHED_ROW, recorded[task_id], "it was there")
         self._find_changed([recorded[i] for i in present if again[i]["digest"] != recorded[i].digest])
-        self._find_undone((recorded[task_id] for task_id in present), again)
+        self._find_undone(
+            recorded, {i: again[i]["status"] for i in again if again[i]["status"] != "COMPLETED"}
+        )
 
     def _find_changed(self, kept: list[Kept]) -> None:
         moved = self._rows.priority_was_changed([row.task_id for row in kept])
@@ -88,11 +94,10 @@ class BaselineCheck:
             else:
                 self._tell(Fault.CHANGED_ROW, row, "name, payload, user, limits, key or creation time")
 
-    def _find_undone(self, kept: Iterable[Kept], found: Mapping[int, Mapping[str, Any]]) -> None:
-        for row in kept:
-            now = found[row.task_id]
-            if row.status == "COMPLETED" != now["status"]:
-                self._tell(Fault.UNDONE_END, row, f"it is {now['status']} now")
+    def _find_undone(self, recorded: Mapping[int, Kept], not_completed: Mapping[int, str]) -> None:
+        for task_id in sorted(recorded.keys() & not_completed.keys()):
+            if recorded[task_id].status == "COMPLETED":
+                self._tell(Fault.UNDONE_END, recorded[task_id], f"it is {not_completed[task_id]} now")
 
     def _tell(self, fault: Fault, row: Kept, detail: str) -> None:
         text = f"{row.status}, epoch {row.epoch}, attempt {row.attempt} in the baseline; {detail}"

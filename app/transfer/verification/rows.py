@@ -33,8 +33,18 @@ class Totals:
 
     rows: int = 0
     row_sum: int = 0
+    completed: int = 0
+    completed_sum: int = 0
     statuses: dict[tuple[str, int], int] = field(default_factory=dict)  # by status and rank
     tickets: dict[int, tuple[int, int]] = field(default_factory=dict)  # by rank: count and sum
+
+    def add(self, status: str, rank: int, rows: int, row_sum: int) -> None:
+        self.rows += rows
+        self.row_sum += row_sum
+        self.statuses[status, rank] = self.statuses.get((status, rank), 0) + rows
+        if status == "COMPLETED":
+            self.completed += rows
+            self.completed_sum += row_sum
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +129,7 @@ class RowReader:
         rows = self._database.read(lambda on: on.execute(query, dict(values)).all())
         for status, epoch, *of_row in rows:
             task_id, rank, _, own_limit, _, name = of_row[:NAME_PLACE]
-            total.rows += 1
-            total.row_sum += summed(digest_of_kept(of_row)) if digests else 0
-            total.statuses[status, rank] = total.statuses.get((status, rank), 0) + 1
+            total.add(status, rank, 1, summed(digest_of_kept(of_row)) if digests else 0)
             if status == DISPATCHED and task_id < starts.get(rank, NO_WINDOW):
                 count, of_tickets = total.tickets.get(rank, (0, 0))
                 ticket = ticket_digest(task_id, epoch, rank, self._limits.of(name, rank, own_limit))
@@ -190,6 +198,14 @@ class RowReader:
 
         return self._database.read(work)
 
+    def not_completed(self, after: int, last: int) -> dict[int, str]:
+        """The rows of a stretch that are not COMPLETED, with their status."""
+        query = text(
+            "SELECT id, status FROM tasks WHERE id > :after AND id <= :last AND status <> 'COMPLETED'"
+        )
+        values = {"after": after, "last": last}
+        return self._database.read(lambda on: {row[0]: row[1] for row in on.execute(query, values)})
+
     def whole(self, task_id: int) -> dict[str, Any] | None:
         """What must not change of a row, as it is."""
         query = text(f"SELECT {', '.join(KEPT)} FROM tasks WHERE id = :id")  # noqa: S608
@@ -236,9 +252,7 @@ def _dicts(result: CursorResult[Any]) -> list[dict[str, Any]]:
 def _added_up(groups: Iterable[Any]) -> Totals:
     total = Totals()
     for status, rank, rows, row_sum, due, ticket_sum in groups:
-        total.rows += int(rows)
-        total.row_sum += int(row_sum or 0)
-        total.statuses[status, rank] = int(rows)
+        total.add(status, rank, int(rows), int(row_sum or 0))
         if due:
             total.tickets[rank] = (int(due), int(ticket_sum))
     return total
