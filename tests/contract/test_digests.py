@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
-from app.transfer.baseline import record
+from app.transfer.baseline import Baseline, Stretch, record
 from app.transfer.digests import (
     KEPT,
     DigestSql,
@@ -52,8 +53,8 @@ def test_the_digest_of_a_row_is_the_same_in_sql_and_in_python(rows: Rows) -> Non
 
     digests, sums = by_sql(rows, sql.row()), by_sql(rows, sql.summed(sql.row()))
 
-    whole = {task_id: RowReader(rows.database, LIMITS).whole(task_id) for task_id in rows.all()}
-    assert digests == {task_id: row_digest(row) for task_id, row in whole.items() if row}
+    whole = RowReader(rows.database, LIMITS).wholes(list(rows.all()))
+    assert digests == {task_id: row_digest(row) for task_id, row in whole.items()}
     assert sums == {task_id: summed(digest) for task_id, digest in digests.items()}
     assert len(set(digests.values())) == len(NASTY)
 
@@ -105,10 +106,20 @@ def test_what_a_run_touches_is_not_in_the_digest(sqlite_rows: Rows) -> None:
     assert by_sql(sqlite_rows, DigestSql("sqlite").row()) == before
 
 
-def test_a_baseline_records_the_digests_that_python_computes(rows: Rows, tmp_path: Any) -> None:
+def test_a_baseline_records_the_digests_that_python_computes(rows: Rows, tmp_path: Path) -> None:
     put_all(rows)
 
     facts = record(rows.database, tmp_path / "baseline")
 
+    recorded = {
+        i: kept.digest for part in _stretches(tmp_path / "baseline") for i, kept in part.rows().items()
+    }
+    whole = RowReader(rows.database, LIMITS).wholes(list(rows.all()))
+    assert recorded == {task_id: row_digest(row) for task_id, row in whole.items()}
     assert facts["rows"] == len(NASTY)
     assert facts["last_id"] == 2**63 - 1
+
+
+def _stretches(folder: Path) -> list[Stretch]:
+    baseline = Baseline(folder)
+    return list(baseline.stretches([head.last for head in baseline.heads()]))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from app.transfer.baseline import Baseline, Kept, Stretch
 from app.transfer.digests import row_digest
 from app.transfer.verification.faults import Fault, Finding
-from app.transfer.verification.rows import RowReader, Totals
+from app.transfer.verification.rows import IDS_AT_ONCE, RowReader, Totals
 
 
 @dataclass(slots=True)
@@ -76,15 +76,18 @@ class BaselineCheck:
         self.counted.new += len(again.keys() - recorded.keys())
         for task_id in sorted(recorded.keys() - again.keys()):
             self._tell(Fault.VANISHED_ROW, recorded[task_id], "it was there")
-        self._find_changed([recorded[i] for i in present if again[i]["digest"] != recorded[i].digest])
+        changed = sorted(recorded[i] for i in present if again[i]["digest"] != recorded[i].digest)
+        for start in range(0, len(changed), IDS_AT_ONCE):
+            self._find_changed(changed[start : start + IDS_AT_ONCE])
         self._find_undone(
             recorded, {i: again[i]["status"] for i in again if again[i]["status"] != "COMPLETED"}
         )
 
     def _find_changed(self, kept: list[Kept]) -> None:
-        moved = self._rows.priority_was_changed([row.task_id for row in kept])
-        for row in sorted(kept):
-            whole = self._rows.whole(row.task_id)
+        ids = [row.task_id for row in kept]
+        moved, wholes = self._rows.priority_was_changed(ids), self._rows.wholes(ids)
+        for row in kept:
+            whole = wholes.get(row.task_id)
             if whole is None:
                 self._tell(Fault.VANISHED_ROW, row, "it was there")
             elif row_digest(whole) == row.digest:

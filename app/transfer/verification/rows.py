@@ -206,11 +206,13 @@ class RowReader:
         values = {"after": after, "last": last}
         return self._database.read(lambda on: {row[0]: row[1] for row in on.execute(query, values)})
 
-    def whole(self, task_id: int) -> dict[str, Any] | None:
-        """What must not change of a row, as it is."""
-        query = text(f"SELECT {', '.join(KEPT)} FROM tasks WHERE id = :id")  # noqa: S608
-        row = self._database.read(lambda on: on.execute(query, {"id": task_id}).mappings().first())
-        return None if row is None else dict(row)
+    def wholes(self, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """What must not change of these rows, as it is; of those that exist. At most `IDS_AT_ONCE`."""
+        query = text(f"SELECT {', '.join(KEPT)} FROM tasks WHERE id IN :ids").bindparams(  # noqa: S608
+            bindparam("ids", expanding=True)
+        )
+        rows = self._database.read(lambda on: _dicts(on.execute(query, {"ids": list(ids)})))
+        return {row["id"]: row for row in rows}
 
     def priority_was_changed(self, ids: Sequence[int]) -> set[int]:
         """Those of these rows whose history tells of another priority."""
@@ -218,8 +220,6 @@ class RowReader:
             "SELECT DISTINCT task_id FROM task_events"
             " WHERE task_id IN :ids AND kind IN ('reprioritised', 'moved up')"
         ).bindparams(bindparam("ids", expanding=True))
-        if not ids:
-            return set()
         return self._database.read(lambda on: {row[0] for row in on.execute(query, {"ids": list(ids)})})
 
     # --- beside the tasks ---------------------------------------------------------------------------
@@ -232,8 +232,8 @@ class RowReader:
         """Whether a worker or a sweeper is alive: then much that is odd does not stay so."""
         now = _NOW[self._sql.kind]
         query = text(
-            f"SELECT seen_at AS at, {now} AS now, 1 AS sign FROM workers"  # noqa: S608
-            f" UNION ALL SELECT until_at, {now}, 2 FROM locks"
+            f"SELECT seen_at AS at, {now} AS now FROM workers"  # noqa: S608
+            f" UNION ALL SELECT until_at, {now} FROM locks"
         ).columns(at=UtcDateTime(), now=UtcDateTime())
         rows = self._database.read(lambda on: on.execute(query).all())
         return any((row.now - row.at).total_seconds() < SILENT_SECONDS for row in rows)
