@@ -61,10 +61,11 @@ soak: $(STAMP) ## kill, freeze and empty everything at every step (ROUNDS, MINUT
 		$(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) \
 		$(if $(DATABASES),--databases $(DATABASES)) $(if $(ONLY),--only $(ONLY)) $(if $(DOCS),--docs)
 
-verify-proof: $(STAMP) ## plant 1,000 faults that the verifier must find, and verify a live system (ROWS, RUNS, SEED)
+verify-proof: $(STAMP) ## plant 1,000 faults that the verifier must find, and verify a live system (ROWS, RUNS, SEED, DOCS)
 	scripts/install_test_servers.sh
 	$(BIN)/python -m tests.proof $(if $(filter command line,$(origin ROWS)),--rows $(ROWS)) \
-		$(if $(FAULTS),--faults $(FAULTS)) $(if $(RUNS),--runs $(RUNS)) $(if $(SEED),--seed $(SEED))
+		$(if $(FAULTS),--faults $(FAULTS)) $(if $(RUNS),--runs $(RUNS)) $(if $(SEED),--seed $(SEED)) \
+		$(if $(DOCS),--docs)
 
 lock: $(STAMP) ## pin every dependency anew, with hashes, in requirements.lock
 	env -u UV_INDEX -u UV_EXTRA_INDEX_URL -u UV_FIND_LINKS $(BIN)/uv pip compile pyproject.toml \

@@ -18,7 +18,6 @@ from app.tasks.model import PRIORITIES, Ticket
 from app.tasks.tickets import RQQueueManager
 from app.transfer.digests import TimeLimits
 
-STATUSES = ("QUEUED", "DISPATCHED", "COMPLETED")
 SHARE_WAITING = 70  # percent of the rows that are moved; the others have ended
 FIRST_ID = 5_000_000_000
 ROWS_AT_ONCE = 2_000
