@@ -24,6 +24,7 @@ from app.transfer.errors import HolderLives, NotPossible, PriorityTaken, Superse
 from app.transfer.plans import Direction, Limits, Plan
 
 LEASE_SECONDS = 15.0
+REASON_CHARACTERS = 200  # its column's; a server's own words may be longer
 
 
 class State(StrEnum):
@@ -238,7 +239,8 @@ class TransferRecords:
 
         Raises `Superseded` if the transfer is not this holder's any more.
         """
-        values = {"phase": phase, "throttle_reason": throttle_reason, "cursors": json.dumps(dict(cursors))}
+        reason = throttle_reason and throttle_reason[:REASON_CHARACTERS]
+        values = {"phase": phase, "throttle_reason": reason, "cursors": json.dumps(dict(cursors))}
         clocks = {"lease_until": database_now(LEASE_SECONDS), "updated_at": database_now()}
         mine = (transfers.c.id == transfer_id, transfers.c.holder == holder)
         statement = update(transfers).where(*mine).values(values | clocks)

@@ -14,9 +14,8 @@ from app.transfer.plans import Limits
 
 LOOK_SECONDS = 1.0
 
-_MYSQL = text(
-    "SELECT variable_name, variable_value FROM information_schema.global_status"
-    " WHERE variable_name IN ('threads_running', 'innodb_row_lock_current_waits')"
+_MYSQL = text(  # of MariaDB and MySQL each has a table of these where the other has none
+    "SHOW GLOBAL STATUS WHERE variable_name IN ('threads_running', 'innodb_row_lock_current_waits')"
 )
 _POSTGRESQL = text(
     "SELECT COUNT(*) FILTER (WHERE state = 'active'), COUNT(*) FILTER (WHERE wait_event_type = 'Lock')"
