@@ -105,7 +105,7 @@ def kill_one(movers: Movers, number: int, point: str, nth: int, direction: Direc
     movers.points.arm(number, point, nth=nth, scope=Dies.PROCESS)
     pid = movers.start(direction)
     wait_until(
-        lambda: movers.points.hit(number) or not Path(f"/proc/{pid}").exists(),
+        lambda: movers.points.hit(number) or is_gone(pid),
         deadline_seconds=30,
         what=lambda: f"a mover dies at {point}: {movers.log()}",
     )
@@ -135,10 +135,6 @@ def judge(movers: Movers, direction: Direction, tickets: list[str], before: dict
         extra, missing = Counter(tickets) - Counter(valid), Counter(valid) - Counter(tickets)
         wrong.append(f"{sum(extra.values())} tickets too many, {sum(missing.values())} too few")
     return wrong
-
-
-def same_payload(before: dict[int, Any], after: dict[int, Any], task_id: int) -> bool:
-    return bool(before[task_id]["payload"] == after[task_id]["payload"])
 
 
 @pytest.mark.mariadb
