@@ -149,7 +149,7 @@ class Mover:
             if route.moving_to is Track.REDIS:
                 self._enter(f"{priority.value}: ahead of the flip")
                 self._chase(aim)
-                self._records.flip(self._transfer, priority)
+                self._records.flip(self._transfer, priority, holder=self._holder)
                 self._queue.waking.rules_changed([priority])
         else:
             self._queue.waking.rules_changed([priority])
@@ -300,6 +300,7 @@ class Mover:
         rules, _ = hold_routing(on, [priority])
         if rules[priority].transfer_id != self._transfer.transfer_id:
             raise Superseded(f"transfer {self._transfer.transfer_id} no longer has {priority.value}")
+        self._records.state(self._transfer.transfer_id, holder=self._holder, on=on)
         if self._dispatches and rules[priority].fallback:
             raise RedisUnavailable("the tasks have fallen back to the database: resume when Redis is back")
 

@@ -118,7 +118,7 @@ class TransferRecords:
                 values["moving_to"] = Track.REDIS.value
             change_routing(on, [priority], **values)
 
-    def flip(self, transfer: Transfer, priority: Priority) -> None:
+    def flip(self, transfer: Transfer, priority: Priority, *, holder: str) -> None:
         """The routing of a priority becomes what the plan says: from now on no row of the old track appears.
 
         Raises `Superseded`.
@@ -129,6 +129,7 @@ class TransferRecords:
             owner = select(routing.c.transfer_id).where(routing.c.priority == priority).with_for_update()
             if on.execute(owner).scalar_one() != transfer.transfer_id:
                 raise Superseded(f"transfer {transfer.transfer_id} no longer has {priority.value}")
+            self.state(transfer.transfer_id, holder=holder, on=on)
             change_routing(
                 on,
                 [priority],
@@ -208,7 +209,8 @@ class TransferRecords:
     def take(self, transfer_id: int, *, holder: str, is_dead: Callable[[str], bool]) -> Transfer:
         """Become the holder of an open transfer whose holder is gone: lease over, or death proven.
 
-        It runs from now on, whatever its state was. Raises `NotPossible` for an ended one, `HolderLives`.
+        It runs from now on, whatever its state was. Waits for batches that are being marked; the holder
+        before, if it was only frozen, marks no other. Raises `NotPossible` for an ended one, `HolderLives`.
         """
 
         def work(on: Connection) -> None:
@@ -218,6 +220,8 @@ class TransferRecords:
             alive = row.holder is not None and row.holder != holder and row.left_over
             if alive and not is_dead(row.holder):
                 raise HolderLives(transfer_id=transfer_id, holder=row.holder)
+            own = select(routing.c.priority).where(routing.c.transfer_id == transfer_id)
+            on.execute(own.order_by(routing.c.priority).with_for_update()).all()
             values = {"holder": holder, "state": State.RUNNING.value, "error": None}
             clocks = {"lease_until": database_now(LEASE_SECONDS), "updated_at": database_now()}
             on.execute(update(transfers).where(transfers.c.id == transfer_id).values(values | clocks))
@@ -247,10 +251,19 @@ class TransferRecords:
         self._database.run(lambda on: on.execute(statement))
         return self.state(transfer_id, holder=holder)
 
-    def state(self, transfer_id: int, *, holder: str) -> State:
-        """What somebody may have asked for since. Raises `Superseded` as `beat`."""
-        query = select(transfers.c.state, transfers.c.holder, transfers.c.error)
-        row = self._database.read(lambda on: on.execute(query.where(transfers.c.id == transfer_id)).one())
+    def state(self, transfer_id: int, *, holder: str, on: Connection | None = None) -> State:
+        """What somebody may have asked for since. Raises `Superseded` as `beat`.
+
+        In a transaction `on` that holds the routing of a priority of the transfer, the holder stays the same
+        until its end.
+        """
+        columns = (transfers.c.state, transfers.c.holder, transfers.c.error)
+        query = select(*columns).where(transfers.c.id == transfer_id)
+
+        def work(on: Connection) -> Any:
+            return on.execute(query).one()
+
+        row = self._database.read(work) if on is None else work(on)
         if row.holder != holder:
             why = f": {row.error}" if row.error else ""
             raise Superseded(f"transfer {transfer_id} is {row.state} and no longer this process's{why}")

@@ -7,13 +7,17 @@ import pytest
 from app.tasks.model import Priority
 from app.tasks.queue import TaskQueue
 from app.tasks.store import Store
+from app.tasks.store.routing import hold_routing
+from app.tasks.tickets import RQQueueManager
+from app.transfer.batches import BatchRecords
 from app.transfer.errors import HolderLives, NotPossible, PriorityTaken, Superseded
 from app.transfer.holders import is_dead, this_process
 from app.transfer.mover import Mover
 from app.transfer.plans import Direction, Limits, Scope, make_plan
 from app.transfer.records import State, Transfer, TransferRecords
+from app.transfer.steering import Steering
 from tests.contract.moving import FAST, dispatch, recall
-from tests.contract.parts import InBackground, MakeStore, at_once
+from tests.contract.parts import InBackground, MakeStore, at_once, make_queue_over
 from tests.contract.rows import Rows
 from tests.waiting import wait_until
 
@@ -105,6 +109,41 @@ def test_only_a_transfer_whose_holder_is_gone_can_be_taken(
     Mover(queue, taken, holder="another").run()
     with pytest.raises(NotPossible, match="nothing to resume"):
         records.take(mover.transfer_id, holder="third", is_dead=lambda holder: True)
+
+
+def test_a_mover_that_was_frozen_while_its_transfer_was_taken_marks_nothing(
+    rows: Rows, queue: TaskQueue, records: TransferRecords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its look at the record and its batch, where no beat can tell it."""
+    rows.put(count=20)
+    mover = dispatch(queue, Scope((Priority.NORMAL,)))
+    look = Steering.batch_rows
+
+    def look_and_freeze(steering: Steering) -> int:
+        limit = look(steering)
+        records.take(mover.transfer_id, holder="another", is_dead=lambda holder: True)
+        return limit
+
+    with monkeypatch.context() as frozen:
+        frozen.setattr(Steering, "batch_rows", look_and_freeze)
+        with pytest.raises(Superseded):
+            mover.run()
+    assert rows.count("QUEUED") == 20
+    assert BatchRecords(queue.store.database).totals(mover.transfer_id).batches == 0
+
+
+def test_a_taking_waits_for_the_batch_of_the_holder_before(
+    server_rows: Rows, make_store: MakeStore, tickets: RQQueueManager
+) -> None:
+    queue = make_queue_over(make_store(server_rows, redis_percent=0))(tickets)
+    records, transfer_id = TransferRecords(queue.store.database), dispatch(queue).transfer_id
+    with queue.store.database.engine.begin() as on:
+        hold_routing(on, [Priority.NORMAL])
+        taking = InBackground(
+            lambda: records.take(transfer_id, holder="another", is_dead=lambda holder: True)
+        )
+        taking.must_wait(server_rows)
+    assert taking.answer().holder == "another"
 
 
 def test_the_lease_of_a_running_mover_is_kept_while_it_waits(
