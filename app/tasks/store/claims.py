@@ -199,14 +199,9 @@ class Claims:
             claims = self._admit(on, claims)
         if not claims:
             return []
-        mark = self._sql.mark
         ids = sorted(claim.task_id for claim in claims)
-        statement = (
-            f"UPDATE tasks SET status = 'PROCESSING', token = {mark}, holder = {mark},"  # noqa: S608
-            f" attempt = attempt + 1, confirmed_in = 0, started_at = {self._sql.now},"
-            f" lease_until = {self._sql.later(terms.lease_seconds)}, progress_percent = 0,"
-            f" progress_step = NULL WHERE id IN ({self._sql.marks(len(ids))})"
-        )
+        values = claim_values(self._sql, terms)
+        statement = f"UPDATE tasks SET {values} WHERE id IN ({self._sql.marks(len(ids))})"  # noqa: S608
         on.exec_driver_sql(statement, (terms.token, terms.holder, *ids))
         return claims
 
@@ -276,6 +271,15 @@ def write_progress(on: Connection, said: Sequence[tuple[Claim, Progress]]) -> in
 # As the statements deliver a claimed row: the columns in their order.
 _Row = tuple[Any, ...]
 _ID, _PRIORITY, _EPOCH = range(3)
+
+
+def claim_values(sql: DriverSql, terms: Terms) -> str:
+    """What a claim writes into its rows, as SQL; two parameters: the token and the holder."""
+    return (
+        f"status = 'PROCESSING', token = {sql.mark}, holder = {sql.mark}, attempt = attempt + 1,"
+        f" confirmed_in = 0, started_at = {sql.now}, lease_until = {sql.later(terms.lease_seconds)},"
+        " progress_percent = 0, progress_step = NULL"
+    )
 
 
 def claimed_columns(kind: str, attempt: str = "attempt") -> tuple[str, ...]:

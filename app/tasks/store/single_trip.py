@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from app.tasks.database import Database
 from app.tasks.model import Claim, Completed, Outcome, Status, Track
-from app.tasks.store.claims import claim_of, claimed_columns, ranked, typed
+from app.tasks.store.claims import claim_of, claim_values, claimed_columns, ranked, typed
 from app.tasks.store.driver_sql import DriverSql, array_text
 from app.tasks.store.settling import Completions
 from app.tasks.store.takes import Take, TakeQueued, TakeTickets, Terms
@@ -76,15 +76,6 @@ def _closed(track: Track) -> str:
     return f"SELECT priority FROM routing WHERE paused OR fenced_track = '{track.value}'"  # noqa: S608
 
 
-def _claimed(sql: DriverSql, terms: Terms) -> str:
-    """What a claim writes; two parameters: the token and the holder."""
-    return (
-        f"status = 'PROCESSING', token = {sql.mark}, holder = {sql.mark}, attempt = attempt + 1,"
-        f" confirmed_in = 0, started_at = {sql.now}, lease_until = {sql.later(terms.lease_seconds)},"
-        " progress_percent = 0, progress_step = NULL"
-    )
-
-
 class _OnPostgres:
     """One statement, whose text is the same for batches of every size: the server prepares it once.
 
@@ -119,7 +110,7 @@ class _OnPostgres:
             found, last = "id = ANY (ARRAY(SELECT id FROM next))", []
         query = (
             f"WITH settled AS ({self._settled}),{before} won AS (UPDATE tasks"  # noqa: S608 - own words only
-            f" SET {_claimed(self._sql, terms)} WHERE {found} RETURNING {self._columns})"
+            f" SET {claim_values(self._sql, terms)} WHERE {found} RETURNING {self._columns})"
             " SELECT (SELECT count(*) FROM settled), won.* FROM (SELECT 1) AS one LEFT JOIN won ON true"
         )
         done = array_text([outcome.claim.task_id for outcome in completed])
@@ -210,7 +201,7 @@ class _OnSQLite:
 
     def _queued(self, take: TakeQueued, terms: Terms) -> tuple[str, Sequence[Any]]:
         claim = (
-            f"UPDATE tasks SET {_claimed(self._sql, terms)} WHERE id IN (SELECT id FROM tasks"  # noqa: S608
+            f"UPDATE tasks SET {claim_values(self._sql, terms)} WHERE id IN (SELECT id FROM tasks"  # noqa: S608
             f" WHERE status = 'QUEUED' AND priority IN ({self._sql.marks(len(take.priorities))})"
             f" AND confirmed_in = 0 AND priority NOT IN ({_closed(Track.DATABASE)})"
             " ORDER BY priority, id LIMIT ?)"
@@ -233,7 +224,7 @@ def _ticket_claim(
         named = f"(id, epoch) IN ({word}{', '.join([pair] * len(references))})"
         pairs = tuple(value for reference in references for value in reference)
     claim = (
-        f"UPDATE tasks SET {_claimed(sql, terms)} WHERE id IN ({sql.marks(len(ids))}) AND {named}"  # noqa: S608
+        f"UPDATE tasks SET {claim_values(sql, terms)} WHERE id IN ({sql.marks(len(ids))}) AND {named}"  # noqa: S608
         f" AND {dispatched} AND priority NOT IN ({_closed(Track.REDIS)})"
     )
     return claim, (terms.token, terms.holder, *ids, *pairs)
