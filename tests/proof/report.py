@@ -56,9 +56,7 @@ def _rates(figures: Mapping[str, Any]) -> str:
             f"{figures['tickets']:,} of them with a ticket, all of them in the baseline, which takes "
             f"{figures['baseline_bytes'] / figures['rows']:.0f} bytes a row on disk.",
             "",
-            "|  | rows a second |",
-            "|---|--:|",
-            *(f"| {what} | {_span(rates)} |" for what, rates in rows),
+            *(f"- {what}: {_span(rates)} rows a second" for what, rates in rows),
         )
     )
 
