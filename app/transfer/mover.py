@@ -129,6 +129,7 @@ class Mover:
 
     def _give_up(self, error: BaseException) -> None:
         said = f"{type(error).__name__}: {error}".rstrip(": ")
+        error.add_note(f"Transfer {self._transfer.transfer_id} can be resumed")
         with suppress(TaskError):  # the database may be what failed: then the lease ends by itself
             self._records.fail(self._transfer.transfer_id, holder=self._holder, error=said)
 

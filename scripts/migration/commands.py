@@ -6,8 +6,9 @@ Exit 0: all is well. 1: a problem was found. 2: it could not run, or not say eve
 from __future__ import annotations
 
 import json
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from app.system import System, build_system
 from app.tasks.errors import TaskError
 from app.transfer.archive import ArchiveRefused
 from app.transfer.dumps import DumpFailed
+from app.transfer.errors import NotPossible, TransferError
 from config import Config, ConfigError
 
 GOOD, PROBLEM, CANNOT_RUN = 0, 1, 2
@@ -42,6 +44,33 @@ def running_system() -> Iterator[System]:
         stop(str(error))
     finally:
         system.close()
+
+
+def guarded(body: Callable[[], int]) -> None:
+    """Run a command's body and exit with what it answers: 1 for a run that did not come to its end, 2 for one
+    that could not begin. SIGTERM interrupts it as Ctrl+C does."""
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    try:
+        sys.exit(body())
+    except NotPossible as error:
+        stop(str(error))
+    except TransferError as error:
+        click.echo(_told(f"Not complete: {error}", error), err=True)
+        sys.exit(PROBLEM)
+    except TaskError as error:
+        stop(_told(f"Not complete: {error}", error))
+    except KeyboardInterrupt as error:
+        click.echo(_told("Stopped", error), err=True)
+        sys.exit(PROBLEM)
+
+
+def _as_interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _told(sentence: str, error: BaseException) -> str:
+    """With what whoever was interrupted has noted about the way on."""
+    return ". ".join([sentence, *getattr(error, "__notes__", ())])
 
 
 def stop(sentence: str) -> NoReturn:

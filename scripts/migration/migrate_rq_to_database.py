@@ -5,26 +5,17 @@ is left in Redis. 1: some are left, or it was taken over. 2: it could not run.""
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import click
 
 from app.system import System
 from app.transfer import runs
-from app.transfer.plans import Direction, Limits, Scope, make_plan
+from app.transfer.plans import Direction
 from app.transfer.progress import Progress
-from scripts.migration.commands import GOOD, PROBLEM, json_option, running_system, say
-from scripts.migration.moving import (
-    Show,
-    confirm_plan,
-    control,
-    guarded,
-    limits_of,
-    move_options,
-    run_shown,
-    scope_of,
-    show_plan,
-)
+from scripts.migration.commands import GOOD, PROBLEM, guarded, json_option, running_system, say
+from scripts.migration.moving import Show, Wanted, move, move_options
 
 
 @click.command(help=__doc__)
@@ -33,57 +24,14 @@ from scripts.migration.moving import (
 @click.option("--drain-seconds", type=click.FloatRange(min=0), default=600.0, show_default=True)
 @click.option("--reason", default="planned rollback", show_default=True, help="Shown while tasks are held.")
 @json_option
-def main(**options: Any) -> None:
+def main(planned: bool, drain_seconds: float, reason: str, **options: Any) -> None:
+    wanted = Wanted(**options)
     with running_system() as system:
-        guarded(lambda: roll_back(system, **options))
+        begin = partial(roll_back_planned, system, wanted, drain_seconds, reason) if planned else None
+        guarded(lambda: move(system, Direction.RECALL, wanted, begin=begin))
 
 
-def roll_back(
-    system: System,
-    *,
-    priorities: tuple[str, ...],
-    name: str | None,
-    share: int,
-    batch_size: int | None,
-    rate: float | None,
-    dry_run: bool,
-    plan_hash: str | None,
-    resume: bool,
-    pause: bool,
-    abort: bool,
-    status: bool,
-    verbose: bool,
-    planned: bool,
-    drain_seconds: float,
-    reason: str,
-    as_json: bool,
-) -> int:
-    """Do what the options say; returns the exit code."""
-    if pause or abort or status:
-        return control(system, Direction.RECALL, pause=pause, abort=abort, as_json=as_json, verbose=verbose)
-    scope, limits = scope_of(priorities, name, share), limits_of(batch_size, rate)
-    plan = make_plan(system.store, Direction.RECALL, scope)
-    if dry_run:
-        return show_plan(plan, as_json=as_json)
-    confirm_plan(plan, plan_hash)
-    if planned and not resume:
-        return roll_back_planned(system, scope, limits, drain_seconds, reason, as_json=as_json)
-    return run_shown(
-        system,
-        lambda show: (
-            runs.resume(system.queue, Direction.RECALL, watcher=show)
-            if resume
-            else runs.start(system.queue, plan, limits, take_over=True, watcher=show)
-        ),
-        sum(plan.rows.values()),
-        as_json=as_json,
-        verbose=verbose,
-    )
-
-
-def roll_back_planned(
-    system: System, scope: Scope, limits: Limits, drain_seconds: float, reason: str, *, as_json: bool
-) -> int:
+def roll_back_planned(system: System, wanted: Wanted, drain_seconds: float, reason: str) -> int:
     drained = Progress("tasks that wait or run:")
 
     def waiting(left: int) -> None:
@@ -93,8 +41,8 @@ def roll_back_planned(
     try:
         told = runs.roll_back_planned(
             system.queue,
-            scope,
-            limits,
+            wanted.scope,
+            wanted.limits,
             drain_seconds=drain_seconds,
             reason=reason,
             watcher=show,
@@ -107,7 +55,7 @@ def roll_back_planned(
         f"{told.status}: {told.undrained:,} tasks had not ended in time, {told.recalled:,} were recalled,"
         f" {told.remaining:,} remain in Redis."
     )
-    say(asdict(told), text, as_json=as_json)
+    say(asdict(told), text, as_json=wanted.as_json)
     return GOOD if told.remaining == 0 else PROBLEM
 
 

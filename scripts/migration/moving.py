@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import signal
-import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import click
 
 from app.system import System
-from app.tasks.errors import TaskError
 from app.tasks.model import PRIORITIES, Priority
 from app.transfer import runs
 from app.transfer.batches import BatchRecords
-from app.transfer.errors import NotPossible, Superseded, TransferError
+from app.transfer.errors import NotPossible
+from app.transfer.holders import is_dead
 from app.transfer.mover import Mover, Moving
-from app.transfer.plans import Direction, Limits, Plan, Scope
+from app.transfer.plans import Direction, Limits, Plan, Scope, make_plan
 from app.transfer.progress import Progress
 from app.transfer.records import State, Transfer, TransferRecords
-from scripts.migration.commands import CANNOT_RUN, GOOD, PROBLEM, say, stop
+from scripts.migration.commands import GOOD, PROBLEM, say
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -51,36 +49,34 @@ def move_options(command: F) -> F:
     return command
 
 
-def scope_of(priorities: tuple[str, ...], name: str | None, share: int) -> Scope:
-    chosen = tuple(p for p in PRIORITIES if p.value in priorities) if priorities else PRIORITIES
-    return Scope(chosen, name=name, percent=share)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What the `move_options` and `json_option` of a command say."""
 
+    priorities: tuple[str, ...]
+    name: str | None
+    share: int
+    batch_size: int | None
+    rate: float | None
+    dry_run: bool
+    plan_hash: str | None
+    resume: bool
+    pause: bool
+    abort: bool
+    status: bool
+    verbose: bool
+    as_json: bool
 
-def limits_of(batch_size: int | None, rate: float | None) -> Limits:
-    return Limits(rows_per_second=rate, **({"batch_rows": batch_size} if batch_size else {}))
+    @property
+    def scope(self) -> Scope:
+        chosen = tuple(p for p in PRIORITIES if p.value in self.priorities) if self.priorities else PRIORITIES
+        return Scope(chosen, name=self.name, percent=self.share)
 
-
-def guarded(body: Callable[[], int]) -> None:
-    """Run a command's body and exit with what it answers: 1 for a run that did not come to its end, 2 for one
-    that could not begin."""
-    signal.signal(signal.SIGTERM, _as_interrupt)
-    try:
-        sys.exit(body())
-    except NotPossible as error:
-        stop(str(error))
-    except (Superseded, TransferError) as error:
-        click.echo(f"Not complete: {error}", err=True)
-        sys.exit(PROBLEM)
-    except TaskError as error:
-        click.echo(f"Not complete: {error}. Run the command again with --resume.", err=True)
-        sys.exit(CANNOT_RUN)
-    except KeyboardInterrupt:
-        click.echo("Stopped. Run the command again with --resume.", err=True)
-        sys.exit(PROBLEM)
-
-
-def _as_interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+    @property
+    def limits(self) -> Limits:
+        return Limits(
+            rows_per_second=self.rate, **({"batch_rows": self.batch_size} if self.batch_size else {})
+        )
 
 
 class Show:
@@ -111,9 +107,42 @@ def confirm_plan(plan: Plan, wanted: str | None) -> None:
         raise NotPossible(f"the plan is {plan.hash} now, not {wanted}: look at it again with --dry-run")
 
 
-def run_shown(
-    system: System, make: Callable[[Show], Mover], total: int, *, as_json: bool, verbose: bool
+def move(
+    system: System, direction: Direction, wanted: Wanted, *, begin: Callable[[], int] | None = None
 ) -> int:
+    """Do what the options say; returns the exit code. `begin` takes the place of starting a transfer."""
+    if wanted.pause or wanted.abort or wanted.status:
+        return control(system, direction, wanted)
+    plan = make_plan(system.store, direction, wanted.scope)
+    if wanted.dry_run:
+        return show_plan(plan, as_json=wanted.as_json)
+    confirm_plan(plan, wanted.plan_hash)
+    if wanted.resume and told_to_go_on(system, direction):
+        return control(system, direction, wanted)
+    if begin is not None and not wanted.resume:
+        return begin()
+    take_over = direction is Direction.RECALL
+    return run_shown(
+        system,
+        lambda show: (
+            runs.resume(system.queue, direction, watcher=show)
+            if wanted.resume
+            else runs.start(system.queue, plan, wanted.limits, take_over=take_over, watcher=show)
+        ),
+        sum(plan.rows.values()),
+        wanted,
+    )
+
+
+def told_to_go_on(system: System, direction: Direction) -> bool:
+    """True for a paused transfer whose process lives: that one goes on, and nobody else is needed."""
+    records = TransferRecords(system.store.database)
+    found = runs.open_transfer(records, direction, None)
+    lives = found.holder is not None and found.lease_left_seconds > 0 and not is_dead(found.holder)
+    return found.state is State.PAUSED and lives and records.resume(found.transfer_id)
+
+
+def run_shown(system: System, make: Callable[[Show], Mover], total: int, wanted: Wanted) -> int:
     """Run the mover under a progress line and say what came of it."""
     show = Show("moving", total)
     mover = make(show)
@@ -121,29 +150,27 @@ def run_shown(
         done = mover.run()
     finally:
         show.end()
-    return tell(system, mover.transfer_id, done, as_json=as_json, verbose=verbose)
+    return tell(system, mover.transfer_id, done, wanted)
 
 
-def tell(system: System, transfer_id: int, done: Moving, *, as_json: bool, verbose: bool) -> int:
+def tell(system: System, transfer_id: int, done: Moving, wanted: Wanted) -> int:
     value = report(system, transfer_id) | {"this_run": asdict(done)}
     text = (
         f"Transfer {transfer_id} is complete: {done.moved:,} rows moved in {done.seconds:.1f} s"
         f" ({done.rows_per_second:,.0f}/s), {done.quarantined:,} quarantined."
     )
-    say(value, text + (_events_text(system, transfer_id) if verbose else ""), as_json=as_json)
+    say(value, text + (_events_text(system, transfer_id) if wanted.verbose else ""), as_json=wanted.as_json)
     return PROBLEM if value["totals"]["quarantined"] else GOOD
 
 
-def control(
-    system: System, direction: Direction, *, pause: bool, abort: bool, as_json: bool, verbose: bool
-) -> int:
+def control(system: System, direction: Direction, wanted: Wanted) -> int:
     """Pause or abort the open transfer, or show the last one."""
     records = TransferRecords(system.store.database)
-    if pause:
+    if wanted.pause:
         found = runs.open_transfer(records, direction, None)
         if not records.pause(found.transfer_id):
             raise NotPossible(f"transfer {found.transfer_id} does not run: it is {found.state.value}")
-    elif abort:
+    elif wanted.abort:
         found = runs.open_transfer(records, direction, None)
         records.abort(found.transfer_id, reason="aborted by an operator")
         system.queue.waking.rules_changed()
@@ -152,8 +179,10 @@ def control(
         raise NotPossible(f"there has been no {direction.value} yet")
     value = report(system, last.transfer_id)
     text = "\n".join(f"{name:12} {_short(found)}" for name, found in value.items())
-    say(value, text + (_events_text(system, last.transfer_id) if verbose else ""), as_json=as_json)
-    return GOOD if last.state in (State.COMPLETED, State.RUNNING) or pause or abort else PROBLEM
+    events = _events_text(system, last.transfer_id) if wanted.verbose else ""
+    say(value, text + events, as_json=wanted.as_json)
+    done = wanted.pause or wanted.abort or last.state in (State.COMPLETED, State.RUNNING)
+    return GOOD if done else PROBLEM
 
 
 def report(system: System, transfer_id: int) -> dict[str, Any]:

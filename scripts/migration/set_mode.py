@@ -12,8 +12,7 @@ from app.system import System
 from app.tasks.model import PRIORITIES, Priority
 from app.tasks.routing import Routing
 from app.transfer.errors import NotPossible
-from scripts.migration.commands import GOOD, json_option, running_system, say
-from scripts.migration.moving import guarded
+from scripts.migration.commands import GOOD, guarded, json_option, running_system, say
 
 PERCENTS = {"database": 0, "redis": 100}
 

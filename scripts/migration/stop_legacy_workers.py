@@ -14,8 +14,7 @@ import psutil
 
 from app.transfer.errors import NotPossible
 from app.transfer.progress import Progress
-from scripts.migration.commands import GOOD, PROBLEM, json_option, say
-from scripts.migration.moving import guarded
+from scripts.migration.commands import GOOD, PROBLEM, guarded, json_option, say
 
 LOOK_SECONDS = 0.1
 

@@ -14,8 +14,7 @@ from app.tasks.errors import TaskError, WrongState
 from app.tasks.model import WAITING, Priority, Submitted
 from app.tasks.submission import TaskRequest
 from app.transfer.progress import Progress
-from scripts.migration.commands import GOOD, PROBLEM, json_option, running_system, say
-from scripts.migration.moving import guarded
+from scripts.migration.commands import GOOD, PROBLEM, guarded, json_option, running_system, say
 
 KEY = "test-tasks:"
 BATCH = 500

@@ -13,8 +13,7 @@ import click
 from app.system import System
 from app.tasks.model import ENDED, PRIORITIES, Status, Submitted
 from app.tasks.submission import TaskRequest
-from scripts.migration.commands import GOOD, PROBLEM, json_option, running_system, say
-from scripts.migration.moving import guarded
+from scripts.migration.commands import GOOD, PROBLEM, guarded, json_option, running_system, say
 from scripts.migration.submit_test_tasks import KEY, NAME
 
 LOOK_SECONDS = 0.1

@@ -11,8 +11,7 @@ from app.system import System
 from app.tasks.model import PRIORITIES, Priority, Status
 from app.tasks.store.queries import Filter
 from app.transfer.progress import Progress
-from scripts.migration.commands import GOOD, PROBLEM, json_option, running_system, say
-from scripts.migration.moving import guarded
+from scripts.migration.commands import GOOD, PROBLEM, guarded, json_option, running_system, say
 
 LOOK_SECONDS = 0.2
 NAMED = 20

@@ -13,7 +13,12 @@ import pytest
 from click.testing import CliRunner
 
 from app.system import System, build_system
+from app.tasks.errors import DatabaseUnavailable
+from app.tasks.store.routing import RoutingTable
 from app.tasks.submission import TaskRequest
+from app.transfer import runs
+from app.transfer.mover import Mover
+from app.transfer.plans import Direction, Limits, Scope, make_plan
 from config import Config
 from scripts.migration import (
     migrate_database_tasks_to_rq,
@@ -94,9 +99,6 @@ def test_quarantined_rows_are_a_problem_that_the_exit_code_tells(place: Place) -
 
 
 def test_a_second_migration_is_refused_and_names_the_first(place: Place) -> None:
-    from app.transfer import runs
-    from app.transfer.plans import Direction, Limits, Scope, make_plan
-
     plan = make_plan(place.system.store, Direction.DISPATCH, Scope())
     mover = runs.start(place.system.queue, plan, Limits())
     code, said = place.call(MIGRATE)
@@ -118,6 +120,29 @@ def test_without_redis_a_migration_cannot_begin_and_nothing_is_recorded(place: P
     place.rows.execute("UPDATE tasks SET status = 'DISPATCHED'")
     assert place.call(ROLL_BACK)[0] == 0
     assert place.rows.count("QUEUED") == 2
+
+
+def test_a_paused_migration_whose_process_lives_is_told_to_go_on(place: Place) -> None:
+    plan = make_plan(place.system.store, Direction.DISPATCH, Scope())
+    runs.start(place.system.queue, plan, Limits())
+    place.rows.execute("UPDATE transfers SET holder = 'elsewhere:1:1'")
+    assert place.call(MIGRATE, "--pause")[1]["state"] == "paused"
+    code, told = place.call(MIGRATE, "--resume")
+    assert (code, told["state"], told["holder"]) == (0, "running", "elsewhere:1:1")
+    code, said = place.call(MIGRATE, "--resume")
+    assert code == 2
+    assert "run by elsewhere:1:1, which is alive" in said
+
+
+def test_only_what_can_be_resumed_says_so(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as failing:
+        failing.setattr(Mover, "_bring", lambda *_: (_ for _ in ()).throw(DatabaseUnavailable("it is gone")))
+        code, said = place.call(MIGRATE)
+    assert (code, said.strip()) == (2, "Not complete: it is gone. Transfer 1 can be resumed")
+    assert place.call(MIGRATE, "--resume")[1]["state"] == "completed"
+    with monkeypatch.context() as failing:
+        failing.setattr(RoutingTable, "refresh", lambda _: (_ for _ in ()).throw(DatabaseUnavailable("gone")))
+        assert place.call(set_mode.main) == (2, "Not complete: gone\n")
 
 
 def test_there_is_nothing_to_resume_where_nothing_was_cut_short(place: Place) -> None:
