@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from app.system import System
 from app.transfer import backup, baseline
 from app.transfer.progress import Progress
 from config import Config
@@ -20,20 +21,29 @@ from scripts.migration.commands import backups, baselines, json_option, running_
 @json_option
 def main(folder: Path | None, dump: bool, with_baseline: bool, baseline_only: bool, as_json: bool) -> None:
     with running_system() as system:
-        database, name = system.store.database, stamp()
-        progress, made = Progress("rows"), {}
-        if not baseline_only:
-            place = folder or backups(system) / name
-            facts = {"settings": settings(system.config)}
-            counts = backup.create(database, place, facts=facts, with_dump=dump, progress=progress)
-            made["backup"] = {"folder": str(place), "tables": counts["tables"], "dump": counts["dumped_by"]}
-        if with_baseline or baseline_only:
-            place = baselines(system) / name
-            progress.stage("baseline")
-            recorded = baseline.record(database, place, progress=progress)
-            made["baseline"] = {"folder": str(place), "rows": recorded["rows"]}
-        progress.end()
+        name, progress, made = stamp(), Progress("rows"), {}
+        try:
+            if not baseline_only:
+                made["backup"] = back_up(
+                    system, folder or backups(system) / name, dump=dump, progress=progress
+                )
+            if with_baseline or baseline_only:
+                made["baseline"] = record(system, baselines(system) / name, progress=progress)
+        finally:
+            progress.end()
         say(made, text(made), as_json=as_json)
+
+
+def back_up(system: System, folder: Path, *, dump: bool, progress: Progress) -> dict[str, object]:
+    facts = {"settings": settings(system.config)}
+    done = backup.create(system.store.database, folder, facts=facts, with_dump=dump, progress=progress)
+    return {"folder": str(folder), "tables": done["tables"], "dump": done["dumped_by"]}
+
+
+def record(system: System, folder: Path, *, progress: Progress) -> dict[str, object]:
+    progress.stage("baseline")
+    done = baseline.record(system.store.database, folder, progress=progress)
+    return {"folder": str(folder), "rows": done["rows"]}
 
 
 def settings(config: Config) -> dict[str, str]:

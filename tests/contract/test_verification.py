@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from app.tasks.model import PRIORITIES, Priority, Ticket
 from app.tasks.store import Store
 from app.tasks.tickets import RQQueueManager
 from app.transfer.baseline import Baseline, record
+from app.transfer.progress import Progress
 from app.transfer.verification.faults import Fault
 from app.transfer.verification.suspects import Patience
 from app.transfer.verification.tickets import TicketReader, Unread
@@ -85,6 +87,11 @@ def test_each_planted_fault_is_named_by_its_class_and_nothing_else_is(site: Site
 
 
 # --- what is no fault, and what nobody can say yet ---------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
 
 class Few:
@@ -247,6 +254,15 @@ def test_a_redis_that_goes_away_leaves_the_rows_verified_and_the_report_incomple
     report = Verifier(few.rows.database, reader, LIMITS).run()
 
     assert (report.rows, report.tickets, report.exit_code) == (1, None, 2)
+
+
+def test_the_line_of_the_progress_is_clean_before_the_report_is_shown(few: Few) -> None:
+    terminal = Terminal()
+
+    Verifier(few.rows.database, None, LIMITS, progress=Progress("rows", stream=terminal)).run()
+
+    assert "rows" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\r\x1b[K")
 
 
 def test_retried_and_due_tasks_may_stand_behind_younger_ones(few: Few) -> None:

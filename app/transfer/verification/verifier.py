@@ -83,6 +83,9 @@ class Verifier:
             self._verify(report)
         except (Unread, TaskError) as error:
             report.unread.append(str(error))
+        finally:
+            if self._progress:
+                self._progress.end()
         report.seconds = self._clock() - began
         return report
 
