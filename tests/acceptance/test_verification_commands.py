@@ -142,6 +142,18 @@ def test_a_backup_is_restored_and_one_that_was_changed_is_not(run: Run, stack: S
     assert stack.count(Status.DISPATCHED) == 20
 
 
+def test_the_settings_are_in_a_backup_and_no_secret_is(run: Run, tmp_path: Path) -> None:
+    secrets = {"ADMIN_TOKEN": "told-to-nobody", "RQ_REDIS_URL": "redis://:told-to-nobody@127.0.0.1:1/0"}
+    folder = tmp_path / "kept"
+
+    assert run(create_backup, "--folder", str(folder), "--no-baseline", **secrets)[0] == 0
+
+    kept = json.loads((folder / "manifest.json").read_text())["settings"]
+    assert kept["ADMIN_TOKEN"] == "(hidden)"
+    assert "127.0.0.1:1" in kept["RQ_REDIS_URL"]
+    assert not [path for path in folder.iterdir() if b"told-to-nobody" in path.read_bytes()]
+
+
 def test_the_rules_hold_for_a_system_at_rest_and_a_broken_one_is_named(run: Run, stack: Stack) -> None:
     for command in (validate_task_integrity, check_data_consistency, validate_user_constraints):
         assert run(command) == (0, run(command)[1] | {"broken": []})
