@@ -27,12 +27,14 @@ def dump(url: URL, path: Path) -> str | None:
     with tempfile.TemporaryDirectory() as folder:
         secret = Path(folder) / "secret"
         options = _mysql(url, secret) if backend == "mysql" else _postgresql(url, secret)
-        with subprocess.Popen([tool, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-            assert process.stdout is not None
-            assert process.stderr is not None
-            with gzip.open(path, "wb", 6) as packed:
-                shutil.copyfileobj(process.stdout, packed, READ_BYTES)
-            said = process.stderr.read().decode("utf-8", "replace")
+        # into a file: a tool that complains into a full pipe would wait for us, and we for it
+        with tempfile.TemporaryFile() as complaints:
+            with subprocess.Popen([tool, *options], stdout=subprocess.PIPE, stderr=complaints) as process:
+                assert process.stdout is not None
+                with gzip.open(path, "wb", 6) as packed:
+                    shutil.copyfileobj(process.stdout, packed, READ_BYTES)
+            complaints.seek(0)
+            said = complaints.read(READ_BYTES).decode("utf-8", "replace")
     if process.returncode:
         raise DumpFailed(f"{tool} failed: {said.strip()[:300]}")
     return tool

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from app.transfer import backup
 from app.transfer.archive import ArchiveRefused
 from app.transfer.backup import NotEmpty, Restore, tables
 from app.transfer.digests import row_digest
+from app.transfer.dumps import TOOLS
 from tests.contract.parts import MakeStore
 from tests.contract.rows import Rows
 from tests.contract.test_digests import NASTY
@@ -153,6 +156,15 @@ def test_a_backup_of_any_database_is_restored_into_another(
     digests = {task_id: row_digest(row) for task_id, row in filled.all().items()}
     assert {task_id: row_digest(row) for task_id, row in other.all().items()} == digests
     other.close()
+
+
+def test_a_dump_holds_the_rows_too_where_the_database_has_a_tool(filled: Rows, tmp_path: Path) -> None:
+    facts = backup.create(filled.database, tmp_path / "dumped", facts={}, with_dump=True)
+
+    assert facts["dumped_by"] == next(filter(shutil.which, TOOLS.get(filled.kind, ())), None)
+    if facts["dumped_by"]:
+        dumped = gzip.decompress((tmp_path / "dumped" / "dump.sql.gz").read_bytes())
+        assert b"O'Hara" in dumped.replace(b"\\'", b"'")
 
 
 def test_tables_of_another_revision_are_left_alone(
