@@ -7,7 +7,6 @@ of workers, which belong to living processes, and Redis, whose tickets the sweep
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
@@ -29,9 +28,9 @@ from app.transfer.snapshots import snapshot
 
 KIND = "twintrack-backup"
 LEFT_OUT = frozenset({"locks", "workers"})
+PRECIOUS = frozenset({"tasks", "task_events", "schedules", "transfers"})  # never emptied unasked
 ROWS_AT_ONCE = 5_000
 INSERT_ROWS = 1_000
-FREE_SPACE_FACTOR = 2
 
 
 class NotEmpty(Exception):
@@ -143,10 +142,9 @@ class Restore:
             raise ArchiveRefused("the rows of the backup do not fit the tables") from None
 
     def _make_room(self, on: Connection, *, replace: bool) -> None:
-        full = [table.name for table in tables() if table.name != "user_gates" and _count(on, table)]
-        of_interest = [name for name in full if name in ("tasks", "task_events", "schedules", "transfers")]
-        if of_interest and not replace:
-            raise NotEmpty(f"{', '.join(of_interest)} hold rows")
+        full = [table.name for table in tables() if table.name in PRECIOUS and _count(on, table)]
+        if full and not replace:
+            raise NotEmpty(f"{', '.join(full)} hold rows")
         for table in reversed(tables()):
             on.execute(table.delete())
 
@@ -192,12 +190,6 @@ def _continue_numbers(on: Connection) -> None:
                 sequence = f"pg_get_serial_sequence('{table.name}', '{column.name}')"
                 highest = f"(SELECT COALESCE(MAX({column.name}), 0) + 1 FROM {table.name})"  # noqa: S608
                 on.execute(text(f"SELECT setval({sequence}, {highest}, false)"))
-
-
-def enough_space(folder: Path, needed_bytes: int) -> bool:
-    """Whether the disk that will hold `folder` has room for twice as much."""
-    place = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    return shutil.disk_usage(place).free >= FREE_SPACE_FACTOR * needed_bytes
 
 
 def latest(folder: Path, kind: str) -> Path | None:
