@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 
 from app.tasks.model import Priority
 from app.tasks.queue import TaskQueue
@@ -16,6 +17,7 @@ from app.transfer.plans import Direction, Limits, Plan, Scope, make_plan, rows_t
 from app.transfer.records import OPEN, Transfer, TransferRecords
 
 DRAIN_LOOK_SECONDS = 0.2
+HOLD_SPARE_SECONDS = 120.0  # for the last look and the plan of a long backlog
 
 
 def _unwatched(moving: Moving) -> None:
@@ -103,9 +105,14 @@ def roll_back_planned(
 ) -> RolledBack:
     """Hold new tasks, let those that wait and run come to their end, then recall whatever is left.
 
-    The hold ends with the rollback, whatever became of it; held tasks go by the new routing.
+    The hold ends with the rollback, whatever became of it, and by itself if this process is killed: from the
+    recall on the routing alone keeps new tasks out of Redis. Held tasks go by the new routing. Where an
+    operator had closed the intake, it stays as it was.
     """
-    queue.pause_intake(reason=reason, mode=Intake.HOLD)
+    is_open = all(route.intake is Intake.OPEN for route in queue.store.routing.refresh().values())
+    if is_open:
+        duration = timedelta(seconds=drain_seconds + HOLD_SPARE_SECONDS)
+        queue.pause_intake(reason=reason, mode=Intake.HOLD, duration=duration)
     try:
         undrained = drain(queue, scope.priorities, limit_seconds=drain_seconds, waiting=waiting)
         plan = make_plan(queue.store, Direction.RECALL, scope)
@@ -113,7 +120,8 @@ def roll_back_planned(
         done = mover.run()
         left = sum(rows_to_move(queue.store, plan, queue.store.routing.refresh()).values())
     finally:
-        queue.resume_intake()
+        if is_open:
+            queue.resume_intake()
     status = "rollback_completed" if left == 0 else "rollback_incomplete"
     return RolledBack(status, mover.transfer_id, undrained, done.moved, left)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from app.tasks.healing import Sweeper
 from app.tasks.ids import IdSource
 from app.tasks.model import PRIORITIES, Priority, Status, Track
 from app.tasks.queue import TaskQueue
-from app.tasks.routing import Route
+from app.tasks.routing import Intake, Route
 from app.tasks.store import Store
 from app.tasks.tickets import RQQueueManager
 from app.transfer import runs
@@ -250,6 +251,30 @@ def test_a_planned_rollback_holds_intake_drains_and_says_what_remains(rows: Rows
     assert (told.status, told.undrained, told.recalled, told.remaining) == ("rollback_completed", 12, 12, 0)
     assert held[0] == 12
     assert queue.submit(request()).status is Status.QUEUED
+
+
+def test_a_planned_rollback_that_is_killed_holds_new_tasks_for_no_longer_than_it_would_have_drained(
+    rows: Rows, queue: TaskQueue
+) -> None:
+    rows.put("DISPATCHED")
+    ends: list[datetime | None] = []
+
+    def look(left: int) -> None:
+        ends.append(queue.store.routing.refresh()[Priority.LOW].intake_until)
+
+    began = datetime.now(UTC)
+    runs.roll_back_planned(queue, Scope(), FAST, drain_seconds=0.1, reason="home", waiting=look)
+    assert ends[0] is not None
+    assert began < ends[0] < datetime.now(UTC) + timedelta(seconds=0.1 + runs.HOLD_SPARE_SECONDS)
+
+
+def test_a_planned_rollback_leaves_intake_closed_where_an_operator_had_closed_it(
+    rows: Rows, queue: TaskQueue
+) -> None:
+    queue.pause_intake(reason="moving house", mode=Intake.REFUSE)
+    runs.roll_back_planned(queue, Scope(), FAST, drain_seconds=0, reason="home")
+    route = queue.store.routing.refresh()[Priority.LOW]
+    assert (route.intake, route.intake_reason) == (Intake.REFUSE, "moving house")
 
 
 def test_a_drain_ends_when_the_last_task_has(rows: Rows, queue: TaskQueue) -> None:
