@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from app.tasks.model import PRIORITIES, Priority, Status, Track
+from app.tasks.model import PRIORITIES, Priority, Track
 from app.tasks.routing import Route, Routing
 from app.tasks.store import Store
 from app.tasks.store.transfers import Aim
@@ -133,12 +133,6 @@ def make_plan(store: Store, direction: Direction, scope: Scope) -> Plan:
 def rows_to_move(store: Store, plan: Plan, rules: Routing) -> dict[Priority, int]:
     """How many rows of each priority wait on the other track, as an unlocked count."""
     return {priority: store.transfers.count(plan.aim(rules[priority])) for priority in plan.targets}
-
-
-def waiting_and_running(store: Store, priorities: tuple[Priority, ...]) -> int:
-    """Tasks of these priorities that are claimable or run at the moment: what a drain waits for."""
-    counts = store.transfers.count_of((Status.QUEUED, Status.DISPATCHED, Status.PROCESSING))
-    return sum(count for (priority, _), count in counts.items() if priority in priorities)
 
 
 def _target(direction: Direction, scope: Scope, route: Route) -> Target:

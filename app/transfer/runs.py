@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import timedelta
 
-from app.tasks.model import Priority
+from app.tasks.model import Priority, Status
 from app.tasks.queue import TaskQueue
 from app.tasks.routing import Intake
 from app.transfer.errors import NotPossible
 from app.transfer.holders import is_dead, this_process
 from app.transfer.mover import Mover, Moving, Watcher
-from app.transfer.plans import Direction, Limits, Plan, Scope, make_plan, rows_to_move, waiting_and_running
+from app.transfer.plans import Direction, Limits, Plan, Scope, make_plan, rows_to_move
 from app.transfer.records import OPEN, Transfer, TransferRecords
 
 DRAIN_LOOK_SECONDS = 0.2
@@ -128,16 +128,18 @@ def roll_back_planned(
 
 def drain(
     queue: TaskQueue,
-    priorities: tuple[Priority, ...],
+    priorities: Collection[Priority],
     *,
     limit_seconds: float,
+    statuses: Collection[Status] = (Status.QUEUED, Status.DISPATCHED, Status.PROCESSING),
     waiting: Callable[[int], None] = lambda left: None,
 ) -> int:
-    """Wait until none of these priorities waits or runs, for `limit_seconds` at most. Returns how many are
-    left. `waiting` is told at each look."""
+    """Wait until no task of these priorities is in one of the statuses, for `limit_seconds` at most. Returns
+    how many are left; of thousands, as of a moment ago. `waiting` is told at each look."""
     until = time.monotonic() + limit_seconds
     while True:
-        left = waiting_and_running(queue.store, priorities)
+        counts = queue.store.queries.counts(statuses)
+        left = sum(counts[status][priority] for status in statuses for priority in priorities)
         waiting(left)
         if not left or time.monotonic() >= until:
             return left

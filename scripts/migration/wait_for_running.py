@@ -10,10 +10,10 @@ import click
 from app.system import System
 from app.tasks.model import PRIORITIES, Priority, Status
 from app.tasks.store.queries import Filter
+from app.transfer import runs
 from app.transfer.progress import Progress
 from scripts.migration.commands import GOOD, PROBLEM, guarded, json_option, running_system, say
 
-LOOK_SECONDS = 0.2
 NAMED = 20
 
 
@@ -30,9 +30,13 @@ def main(limit_seconds: float, priorities: tuple[str, ...], as_json: bool) -> No
 def wait(system: System, limit_seconds: float, priorities: list[Priority], *, as_json: bool) -> int:
     progress = Progress("running tasks:")
     began = time.monotonic()
-    while (left := running(system, priorities)) and time.monotonic() - began < limit_seconds:
-        progress.step(left - progress.done)
-        time.sleep(LOOK_SECONDS)
+    left = runs.drain(
+        system.queue,
+        priorities,
+        limit_seconds=limit_seconds,
+        statuses=(Status.PROCESSING,),
+        waiting=lambda left: progress.step(left - progress.done),
+    )
     progress.end()
     stuck = _named(system, priorities) if left else []
     value = {"running": left, "waited_seconds": round(time.monotonic() - began, 3), "tasks": stuck}
@@ -42,11 +46,6 @@ def wait(system: System, limit_seconds: float, priorities: list[Priority], *, as
     ]
     say(value, "\n".join(lines), as_json=as_json)
     return PROBLEM if left else GOOD
-
-
-def running(system: System, priorities: list[Priority]) -> int:
-    counts = system.store.transfers.count_of((Status.PROCESSING,))
-    return sum(count for (priority, _), count in counts.items() if priority in priorities)
 
 
 def _named(system: System, priorities: list[Priority]) -> list[dict[str, str | int | None]]:

@@ -134,16 +134,6 @@ class TransferRows:
         query = f"SELECT COUNT(*) FROM tasks WHERE {where}"  # noqa: S608
         return self._database.read(lambda on: int(on.exec_driver_sql(query, tuple(values)).scalar_one()))
 
-    def count_of(self, statuses: Sequence[Status]) -> dict[tuple[Priority, Status], int]:
-        """Rows per priority and status, of these statuses."""
-        words = ", ".join(f"'{status.value}'" for status in statuses)
-        query = (
-            "SELECT priority, status, COUNT(*) FROM tasks"  # noqa: S608
-            f" WHERE status IN ({words}) GROUP BY priority, status"
-        )
-        rows = self._database.read(lambda on: on.exec_driver_sql(query).cursor.fetchall())
-        return {(Priority.of_rank(rank), Status(status)): int(count) for rank, status, count in rows}
-
     def dispatched_between(self, priority: Priority, first_id: int, last_id: int) -> list[Ticket]:
         """The tickets of DISPATCHED rows between these ids, whatever was seen of them, ascending."""
         query = (
