@@ -10,6 +10,8 @@ from app.tasks.handlers import HandlerRegistry
 from app.tasks.store.transfers import Candidate
 from app.tasks.submission import TIMEOUT_LIMIT_SECONDS
 
+READ_ROWS = 100  # payloads in memory at a time: each may be as long as the limit, or longer
+
 
 class Flaw(StrEnum):
     """The reason class of a quarantine."""
@@ -40,8 +42,8 @@ class Soundness:
                 found[row.task_id] = flaw
             elif not row.looks_sound:
                 doubtful.append(row.task_id)
-        if doubtful:
-            for task_id, text in payloads(doubtful).items():
+        for start in range(0, len(doubtful), READ_ROWS):
+            for task_id, text in payloads(doubtful[start : start + READ_ROWS]).items():
                 flaw = self._of_payload(text)
                 if flaw is not None:
                     found[task_id] = flaw
