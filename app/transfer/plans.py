@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -121,13 +121,19 @@ def make_plan(store: Store, direction: Direction, scope: Scope) -> Plan:
     """
     if not scope.priorities or not 1 <= scope.percent <= 100:
         raise NotPossible("the scope needs a priority and a share of 1 to 100 percent")
-    rules = store.routing.refresh()
-    missing = [priority.value for priority in scope.priorities if priority not in rules]
-    if missing:
-        raise NotPossible(f"no routing yet for {', '.join(missing)}: start the web app or the workers once")
+    rules = routing_of(store, scope.priorities)
     targets = {priority: _target(direction, scope, rules[priority]) for priority in scope.priorities}
     plan = Plan(direction, scope, targets)
     return replace(plan, rows=rows_to_move(store, plan, rules))
+
+
+def routing_of(store: Store, priorities: Collection[Priority]) -> Routing:
+    """The routing as it is now. Raises `NotPossible` where one of the priorities has none."""
+    rules = store.routing.refresh()
+    missing = [priority.value for priority in priorities if priority not in rules]
+    if missing:
+        raise NotPossible(f"no routing yet for {', '.join(missing)}: start the web app or the workers once")
+    return rules
 
 
 def rows_to_move(store: Store, plan: Plan, rules: Routing) -> dict[Priority, int]:

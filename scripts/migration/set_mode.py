@@ -12,6 +12,7 @@ from app.system import System
 from app.tasks.model import PRIORITIES, Priority
 from app.tasks.routing import Routing
 from app.transfer.errors import NotPossible
+from app.transfer.plans import routing_of
 from scripts.migration.commands import GOOD, guarded, json_option, running_system, say
 
 PERCENTS = {"database": 0, "redis": 100}
@@ -31,7 +32,7 @@ def set_mode(
     system: System, mode: str | None, percent: int | None, priorities: tuple[str, ...], *, as_json: bool
 ) -> int:
     wanted = [Priority(word) for word in priorities] or list(PRIORITIES)
-    rules = system.store.routing.refresh()
+    rules = routing_of(system.store, PRIORITIES)
     if mode is not None:
         share = _share(system, mode, percent)
         _refuse_beside_transfer(rules, wanted)

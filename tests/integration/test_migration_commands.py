@@ -167,6 +167,13 @@ def test_a_mode_is_set_and_shown(place: Place) -> None:
     assert (code, said.strip()) == (2, "--percent is for hybrid mode; redis means 100")
 
 
+def test_a_mode_needs_a_routing_and_says_how_to_get_one(place: Place) -> None:
+    place.rows.execute("DELETE FROM routing")
+    code, said = place.call(set_mode.main, "redis")
+    assert code == 2
+    assert "no routing yet for urgent, high, normal, low: start" in said
+
+
 def test_waiting_for_running_tasks_ends_at_once_or_names_the_stuck_ones(place: Place) -> None:
     assert place.call(wait_for_running.main)[0] == 0
     task_id = place.rows.put("PROCESSING")
