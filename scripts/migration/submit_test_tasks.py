@@ -10,8 +10,7 @@ from collections import Counter
 import click
 
 from app.system import System
-from app.tasks.errors import TaskError, WrongState
-from app.tasks.model import WAITING, Priority, Submitted
+from app.tasks.model import PRIORITIES, Priority, Submitted
 from app.tasks.submission import TaskRequest
 from app.transfer.progress import Progress
 from scripts.migration.commands import GOOD, PROBLEM, guarded, json_option, running_system, say
@@ -70,28 +69,23 @@ def submitted(system: System, count: int, priority: Priority, *, as_json: bool) 
 
 def removed(system: System, *, as_json: bool) -> int:
     """Cancel, then delete; what runs at the moment stays and is told."""
-    cancelled = 0
-    for task_id, status in system.store.queries.keyed(KEY).items():
-        if status in WAITING:
-            cancelled += _cancel(system, task_id)
-    deleted = 0
-    while gone := system.store.moves.purge_keyed(KEY, limit=BATCH):
-        deleted += gone
+    cancelled, deleted = 0, _purged(system)
+    while stale := system.store.moves.cancel_keyed(KEY, limit=BATCH):
+        cancelled += len(stale)
+        for priority in PRIORITIES:
+            system.queue.withdraw([ticket for ticket in stale if ticket.priority is priority])
+        deleted += _purged(system)
     left = len(system.store.queries.keyed(KEY))
     value = {"cancelled": cancelled, "deleted": deleted, "left": left}
     say(value, f"{deleted:,} test tasks deleted, {left:,} are left", as_json=as_json)
     return PROBLEM if left else GOOD
 
 
-def _cancel(system: System, task_id: int) -> int:
-    try:
-        system.queue.cancel(task_id)
-    except WrongState:  # it has ended meanwhile
-        return 0
-    except TaskError as error:
-        click.echo(f"{task_id} could not be cancelled: {error}", err=True)
-        return 0
-    return 1
+def _purged(system: System) -> int:
+    deleted = 0
+    while gone := system.store.moves.purge_keyed(KEY, limit=BATCH):
+        deleted += gone
+    return deleted
 
 
 if __name__ == "__main__":

@@ -295,6 +295,22 @@ def test_clearing_a_queue_cancels_what_waits_in_it_and_nothing_else(store: Store
     assert (rows.status(running), rows.status(other)) == ("PROCESSING", "QUEUED")
 
 
+def test_waiting_tasks_of_a_key_are_cancelled_in_batches_and_their_stale_tickets_named(
+    store: Store, rows: Rows
+) -> None:
+    ours = [rows.put("DISPATCHED", priority="low", idempotency_key=f"ours_%:{n}") for n in range(8)]
+    others = [rows.put("DISPATCHED", idempotency_key="oursx:1"), rows.put("DISPATCHED")]
+    ended = rows.put("COMPLETED", idempotency_key="ours_%:9")
+    batches = [store.moves.cancel_keyed("ours_%:", limit=5) for _ in range(3)]
+    assert [len(batch) for batch in batches] == [5, 3, 0]
+    stale = [ticket for batch in batches for ticket in batch]
+    assert {(t.task_id, t.epoch, t.priority) for t in stale} == {(i, 3, Priority.LOW) for i in ours}
+    assert {rows.status(task_id) for task_id in ours} == {"CANCELLED"}
+    assert {rows.status(task_id) for task_id in others} == {"DISPATCHED"}
+    assert rows.status(ended) == "COMPLETED"
+    assert rows.events(ours[0]) == ["cancelled"]
+
+
 # --- purges ------------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 from app.tasks.database import Database
 from app.tasks.errors import TaskNotFound, WrongState
 from app.tasks.ids import first_id_of
-from app.tasks.model import ENDED, PRIORITIES, WAITING, Moved, OnLost, Priority, Status, Track
+from app.tasks.model import ENDED, PRIORITIES, WAITING, Moved, OnLost, Priority, Status, Ticket, Track
 from app.tasks.routing import Intake, Route
 from app.tasks.schema import AnyRow, database_now, status_is, task_events, tasks
 from app.tasks.store import events
@@ -228,20 +228,31 @@ class Moves:
 
     def cancel_waiting(self, priority: Priority, *, limit: int) -> int:
         """Cancel waiting tasks of a priority: clearing a queue. Returns how many; repeat until 0."""
+        return len(self._cancel_waiting(tasks.c.priority == priority, limit, cleared=priority))
+
+    def cancel_keyed(self, prefix: str, *, limit: int) -> list[Ticket]:
+        """Cancel waiting tasks whose idempotency key begins so. Returns the tickets that became stale; repeat
+        until there are none."""
+        rows = self._cancel_waiting(_keyed(prefix), limit)
+        return [Ticket(row.id, row.epoch, row.priority, row.name) for row in rows]
+
+    def _cancel_waiting(self, condition: Any, limit: int, **detail: Any) -> list[AnyRow]:
+        """The rows as they were before."""
         query = (
-            select(tasks.c.id)
-            .where(tasks.c.status.in_(WAITING), tasks.c.priority == priority)
+            select(tasks.c.id, tasks.c.epoch, tasks.c.priority, tasks.c.name)
+            .where(tasks.c.status.in_(WAITING), condition)
             .limit(limit)
             .with_for_update(skip_locked=True)
         )
 
-        def work(on: Connection) -> int:
-            ids = list(on.execute(query).scalars())
+        def work(on: Connection) -> list[AnyRow]:
+            rows = list(on.execute(query))
+            ids = [row.id for row in rows]
             if ids:
                 values = OVER | {"status": Status.CANCELLED, "epoch": tasks.c.epoch + 1}
                 on.execute(update(tasks).where(tasks.c.id.in_(ids)).values(values))
-                events.record(on, "cancelled", ids, cleared=priority)
-            return len(ids)
+                events.record(on, "cancelled", ids, **detail)
+            return rows
 
         return self._database.run(work)
 
@@ -270,8 +281,7 @@ class Moves:
 
     def purge_keyed(self, prefix: str, *, limit: int) -> int:
         """Delete ended tasks whose idempotency key begins so. Repeat until 0."""
-        its_key = tasks.c.idempotency_key.startswith(prefix, autoescape=True)
-        return self._delete(select(tasks.c.id).where(its_key, tasks.c.status.in_(ENDED)).limit(limit))
+        return self._delete(select(tasks.c.id).where(_keyed(prefix), tasks.c.status.in_(ENDED)).limit(limit))
 
     def _delete(self, query: Any) -> int:
         def work(on: Connection) -> int:
@@ -282,6 +292,10 @@ class Moves:
             return len(ids)
 
         return self._database.run(work)
+
+
+def _keyed(prefix: str) -> Any:
+    return tasks.c.idempotency_key.startswith(prefix, autoescape=True)
 
 
 def _locked(on: Connection, task_id: int) -> AnyRow:
