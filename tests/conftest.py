@@ -27,9 +27,8 @@ def pytest_configure() -> None:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
-    config.option.loadscopereorder = (
-        False  # the order of the folders: whole installations first, they take longest
-    )
+    # in the order of the folders: whole installations first, they take longest
+    config.option.loadscopereorder = False
     return ByFile(config, log)
 
 

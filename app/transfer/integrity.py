@@ -165,10 +165,10 @@ def broken_rules(
     pause(settle_seconds)
     found = []
     for rule in suspects:
-        again = _breaking(database, rule)
-        keys = tuple(key for key in again if key in set(first[rule.name]))
+        again, before = _breaking(database, rule), set(first[rule.name])
+        keys = tuple(key for key in again if key in before)
         # of more than can be named, other ones may come first at the second look
-        if keys or (len(again) > NAMED and len(first[rule.name]) > NAMED):
+        if keys or (len(again) > NAMED and len(before) > NAMED):
             found.append(Broken(rule, keys[:NAMED], more=len(again) > NAMED))
     return found
 
