@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Boolean, Table, func, insert, select, text
+from sqlalchemy import Boolean, ColumnElement, Table, func, insert, select, text, true
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
@@ -31,6 +31,7 @@ LEFT_OUT = frozenset({"locks", "workers"})
 PRECIOUS = frozenset({"tasks", "task_events", "schedules", "transfers"})  # never emptied unasked
 ROWS_AT_ONCE = 5_000
 INSERT_ROWS = 1_000
+DELETE_ROWS = 50_000
 
 
 class NotEmpty(Exception):
@@ -146,7 +147,7 @@ class Restore:
         if full and not replace:
             raise NotEmpty(f"{', '.join(full)} hold rows")
         for table in reversed(tables()):
-            on.execute(table.delete())
+            _empty(on, table)
 
     def _fill(self, on: Connection, table: Table, progress: Progress | None) -> None:
         if progress:
@@ -160,6 +161,20 @@ class Restore:
                 progress.step(len(rows))
         if written != self.counts.get(table.name, 0):
             raise ArchiveRefused(f"{table.name}: {written} rows in the backup, not {self.counts[table.name]}")
+
+
+def _empty(on: Connection, table: Table) -> None:
+    """In parts: of a large table one statement would not be done while a connection waits for its answer."""
+    key = next(iter(table.primary_key.columns))
+    beyond: ColumnElement[bool] = true()
+    while True:
+        end = select(key).where(beyond).order_by(key).offset(DELETE_ROWS - 1).limit(1)
+        last = on.execute(end).scalar()
+        if last is None:
+            on.execute(table.delete().where(beyond))
+            return
+        on.execute(table.delete().where(beyond, key <= last))
+        beyond = key > last  # past what is deleted and still has to be walked over until the end
 
 
 def _row(table: Table, line: str) -> dict[str, Any]:

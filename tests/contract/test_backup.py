@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from app.tasks.database import Database
 from app.tasks.migrate import migrate
@@ -29,6 +30,7 @@ def filled(rows: Rows, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -
     """Rows of every status and shape; read in many parts."""
     monkeypatch.setattr(backup, "ROWS_AT_ONCE", 3)
     monkeypatch.setattr(backup, "INSERT_ROWS", 2)
+    monkeypatch.setattr(backup, "DELETE_ROWS", 3)
     make_store(rows)
     for status in STATUSES:
         rows.put(status, count=2)
@@ -66,6 +68,20 @@ def test_a_restore_brings_every_row_back(filled: Rows, kept: Path) -> None:
     assert content(filled) == before
     assert filled.scalar("SELECT COUNT(*) FROM tasks WHERE confirmed_in <> 0") == 0
     assert len(before["tasks"]) == 2 * len(STATUSES) + len(NASTY)
+
+
+def test_rows_that_must_go_are_deleted_in_parts(filled: Rows, kept: Path) -> None:
+    deleted: list[int] = []
+
+    def count(_on: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("DELETE FROM tasks"):
+            deleted.append(cursor.rowcount)
+
+    event.listen(filled.database.engine, "after_cursor_execute", count)
+    Restore(kept).into(filled.database, replace=True)
+
+    assert sum(deleted) == 2 * len(STATUSES) + len(NASTY)
+    assert max(deleted) == 3
 
 
 def test_new_events_get_numbers_of_their_own_after_a_restore(filled: Rows, kept: Path) -> None:
