@@ -90,7 +90,7 @@ class ArchiveWriter:
         text = json.dumps(manifest, indent=2, sort_keys=True).encode()
         (self._partial / MANIFEST).write_bytes(text)
         (self._partial / CHECKSUM).write_text(f"{hashlib.sha256(text).hexdigest()}  {MANIFEST}\n")
-        for path in self._partial.iterdir():
+        for path in (*self._partial.iterdir(), self._partial):
             _sync(path)
         os.rename(self._partial, self._folder)
         _sync(self._folder.parent)
