@@ -315,9 +315,13 @@ class TaskQueue:
         """Take submissions again; held tasks follow by the sweeper."""
         return self._change(PRIORITIES, intake=Intake.OPEN, intake_reason=None, intake_until=None)
 
-    def route(self, *, redis_percent: int, priorities: Iterable[Priority] = PRIORITIES) -> Routing:
-        """Send this share of tasks by Redis from now on; waiting rows follow."""
-        return self._change(priorities, redis_percent=redis_percent)
+    def route(
+        self, *, redis_percent: int, priorities: Iterable[Priority] = PRIORITIES, forget_names: bool = False
+    ) -> Routing:
+        """Send this share of tasks by Redis from now on; waiting rows follow. With `forget_names` it is the
+        share of those tasks, too, whose name had one of its own."""
+        names: dict[str, Any] = {"name_percents": {}} if forget_names else {}
+        return self._change(priorities, redis_percent=redis_percent, **names)
 
     def _change(self, priorities: Iterable[Priority], **values: Any) -> Routing:
         wanted = list(priorities)

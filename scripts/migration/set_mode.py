@@ -36,9 +36,7 @@ def set_mode(
     if mode is not None:
         share = _share(system, mode, percent)
         _refuse_beside_transfer(rules, wanted)
-        rules = system.queue.route(redis_percent=share, priorities=wanted)
-        if not priorities:
-            rules = system.store.routing.change(wanted, name_percents={})
+        rules = system.queue.route(redis_percent=share, priorities=wanted, forget_names=not priorities)
     value: dict[str, Any] = {
         route.priority.value: {
             "redis_percent": route.redis_percent,

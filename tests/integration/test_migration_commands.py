@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from app.system import System, build_system
 from app.tasks.errors import DatabaseUnavailable
+from app.tasks.model import Priority
 from app.tasks.store.routing import RoutingTable
 from app.tasks.submission import TaskRequest
 from app.transfer import runs
@@ -165,6 +166,15 @@ def test_a_mode_is_set_and_shown(place: Place) -> None:
     assert place.call(set_mode.main, "redis")[1]["high"]["redis_percent"] == 100
     code, said = place.call(set_mode.main, "redis", "--percent", "30")
     assert (code, said.strip()) == (2, "--percent is for hybrid mode; redis means 100")
+
+
+def test_a_mode_for_all_priorities_is_one_change_and_forgets_the_shares_of_names(place: Place) -> None:
+    place.call(MIGRATE, "--name", "test.noop", "--priority", "low")
+    assert place.call(set_mode.main)[1]["low"]["name_percents"] == {"test.noop": 100}
+    assert place.call(set_mode.main, "hybrid", "--priority", "low")[1]["low"]["name_percents"] != {}
+    before = place.system.store.routing.refresh()[Priority.LOW].version
+    assert place.call(set_mode.main, "database")[1]["low"]["name_percents"] == {}
+    assert place.system.store.routing.refresh()[Priority.LOW].version == before + 1
 
 
 def test_a_mode_needs_a_routing_and_says_how_to_get_one(place: Place) -> None:
