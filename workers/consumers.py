@@ -243,6 +243,9 @@ class DatabaseConsumer:
         self._next_dormant_look = 0.0
         self._next_try = 0.0
         self._hopeful = True
+        self._in_doubt = False
+        self.contested = False
+        """Rows wait here, and the last try won none of them: somebody holds them."""
         self._rung = False
         self._has_waited = False
 
@@ -255,12 +258,19 @@ class DatabaseConsumer:
 
     def fetch(self, count: int) -> TakeQueued | None:
         """Try at once after a ring, and while there was something the last time. Else look first, which is
-        one statement; in the middle of other work, try only now and then."""
+        one statement; in the middle of other work, try only now and then.
+
+        A claim passes over rows that somebody holds locked, for a moment perhaps: that it won nothing is no
+        proof that nothing waits. A look that sees nothing is.
+        """
         rung, waited = self._rung, self._has_waited
-        self._rung = self._has_waited = False
+        self._rung = self._has_waited = self.contested = False
         routing, now = self._store.routing, boot_clock()
         rules = routing.known() if rung or waited else routing.current()
         if self._is_awake(rules):
+            if self._in_doubt and not rung:
+                self._in_doubt = self.contested = self._some_wait()
+                return self._take(count) if self._in_doubt else None
             if rung or self._hopeful or (not waited and now >= self._next_try):
                 self._next_try = now + TRY_SECONDS
                 return self._take(count)
@@ -284,6 +294,7 @@ class DatabaseConsumer:
 
     def accept(self, answer: TicketClaims) -> None:
         self._hopeful = bool(answer.won)
+        self._in_doubt = not answer.won
 
     def abandon(self) -> None:
         """Nothing was taken out of anywhere."""

@@ -96,9 +96,9 @@ class _HorseWorker(Worker):
         self.met_foreign = True
         self.stop()
 
-    def _idle(self) -> None:
+    def _idle(self, *, briefly: bool = False) -> None:
         if not self._until_empty:
-            super()._idle()
+            super()._idle(briefly=briefly)
             return
         if self._redis is not None:
             self._redis.flush()

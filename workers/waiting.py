@@ -69,10 +69,12 @@ class Waiting:
         if self._tickets is None and self._listener is None and self._begins_to_listen():
             self._has_begun = True
 
-    def wait(self, seconds: float | None = None) -> Rung | None:
-        """Until there may be something to do, at most `seconds`. What rang; None: nothing did, look by
-        yourself."""
+    def wait(self, seconds: float | None = None, *, briefly: bool = False) -> Rung | None:
+        """Until there may be something to do, at most `seconds`; `briefly`, as long as who must ask would.
+        What rang; None: nothing did, look by yourself."""
         limit = self._longest if seconds is None else min(seconds, self._longest)
+        if briefly:
+            limit = min(limit, self._next_pause())
         if self._tickets is None:
             return self._for_notice(limit)
         if self._tickets.health.away_seconds == 0 and self._bells:

@@ -177,8 +177,8 @@ class Worker:
                 continue
             outcomes = []
             self._page.begin((), lease_ends)
-            if consumer is self._last_asked and not isinstance(take, TakeTickets):
-                self._idle()  # tickets that were worth nothing say that there may be more
+            if consumer is self._last_asked and self._database.contested:
+                self._idle(briefly=True)
 
     def _has_done_its_share(self) -> bool:
         if self._forks is not None and self._forks.broken:
@@ -295,8 +295,8 @@ class Worker:
     def _record(self, outcomes: Sequence[Outcome], settled: Settled) -> None:
         follow_up(self._system.queue, self._redis, outcomes, settled)
 
-    def _idle(self) -> None:
-        """Wait for work, or for the stop signal."""
+    def _idle(self, *, briefly: bool = False) -> None:
+        """Wait for work, or for the stop signal; `briefly` where rows wait that could not be had."""
         if self._redis is not None:
             self._redis.flush()
         self._waiting.prepare()
@@ -305,7 +305,7 @@ class Worker:
             self._may_interrupt = True
             if not self._stop.is_set():
                 in_use = self._float is not None and self._float.in_use
-                rung = self._waiting.wait(FLOAT_LOOK_SECONDS if in_use else None)
+                rung = self._waiting.wait(FLOAT_LOOK_SECONDS if in_use else None, briefly=briefly)
         except _Stop:
             log.debug("worker.woken_to_stop")
         finally:

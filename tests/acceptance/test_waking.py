@@ -6,14 +6,17 @@ here was rung for.
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from app.tasks.model import Priority, Status
+from app.tasks.schema import tasks
 from tests.acceptance.conftest import StackMaker
 from tests.acceptance.stack import Stack
 from tests.servers import MariaDbServer, PostgresServer, RedisServer
@@ -97,6 +100,37 @@ def test_a_task_that_is_due_soon_wakes_the_sleeping_sweeper_and_starts_on_time(p
     task = poller.system.store.queries.task(submitted.task_id)
     assert task.started_at is not None
     assert timedelta(0) <= task.started_at - due
+
+
+def test_a_row_that_somebody_held_when_the_poller_looked_starts_once_it_is_free(
+    mariadb_server: MariaDbServer, redis_server: RedisServer, redis_url: str, make_stack: StackMaker
+) -> None:
+    """A claim passes over locked rows: that it won nothing is no proof that nothing waits. The sweeper, which
+    rings again for what it sees waiting, is frozen."""
+    with mariadb_server.database() as database_url:
+        stack = make_stack(database_url, redis_url, RQ_HYBRID_MODE=True, RQ_ROLLOUT_PERCENT=0)
+        stack.start_pool(workers=1)
+        submit_and_await(stack, times=1)
+        queue, store = stack.system.queue, stack.system.store
+        queue.pause([Priority.LOW])
+        submitted = queue.submit(stack.ledger_request(priority="low"))
+        sweeper = str(
+            wait_until(lambda: store.registry.lock_holder("sweeper"), deadline_seconds=20, what="it")
+        )
+        os.kill(int(sweeper.split(":")[1]), signal.SIGSTOP)
+        with store.database.engine.begin() as holder:
+            holder.execute(select(tasks.c.id).where(tasks.c.id == submitted.task_id).with_for_update())
+            queue.resume([Priority.LOW])
+            wait_until(lambda: has_heard(redis_server, workers=2), deadline_seconds=20, what="a look by all")
+            assert stack.count(Status.QUEUED) == 1
+        await_all(stack)
+
+
+def has_heard(server: RedisServer, *, workers: int) -> bool:
+    """Whether nobody has a ring before him, and so many wait for the next one."""
+    client = server.client()
+    unheard = [key for key in client.scan_iter("twintrack:*bell:*") if not key.endswith(b"due")]
+    return not unheard and client.info("clients")["blocked_clients"] == workers
 
 
 def test_pollers_beside_redis_are_woken_by_its_bells(
