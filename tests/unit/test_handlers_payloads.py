@@ -28,7 +28,7 @@ def refusal(name: str, payload: Any) -> str:
 
 def test_loading_the_package_declares_every_shipped_handler() -> None:
     assert set(HANDLERS) == {
-        *("describe_image", "http_request"),
+        *("describe_image", "generate_captions", "http_request"),
         *("test.echo", "test.fail", "test.ledger", "test.noop", "test.sleep"),
     }
     modules = {handler.function.__module__ for handler in HANDLERS.values()}
