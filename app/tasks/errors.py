@@ -9,6 +9,7 @@
     ├── ScheduleNotFound
     ├── ScheduleRefused             the schedule's state or origin does not allow the verb
     ├── WrongState                  the task is not in a state that allows the verb
+    ├── RoutingTaken                a transfer has the priority for itself
     ├── UserLimitReached            names the active task
     ├── IdempotencyConflict         the key was used for another task
     ├── IntakePaused                says until when
@@ -101,6 +102,15 @@ class WrongState(TaskError):
         self.status = status
         self.verb = verb
         super().__init__(f"cannot {verb} task {task_id}: it is {status}")
+
+
+class RoutingTaken(TaskError):
+    """The routing of this priority belongs to a transfer until that ends."""
+
+    def __init__(self, *, priority: str, transfer_id: int) -> None:
+        self.priority = priority
+        self.transfer_id = transfer_id
+        super().__init__(f"transfer {transfer_id} has {priority}: let it end, or abort it first")
 
 
 class UserLimitReached(TaskError):

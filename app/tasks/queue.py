@@ -319,9 +319,12 @@ class TaskQueue:
         self, *, redis_percent: int, priorities: Iterable[Priority] = PRIORITIES, forget_names: bool = False
     ) -> Routing:
         """Send this share of tasks by Redis from now on; waiting rows follow. With `forget_names` it is the
-        share of those tasks, too, whose name had one of its own."""
+        share of those tasks, too, whose name had one of its own. Raises `RoutingTaken` beside a transfer."""
         names: dict[str, Any] = {"name_percents": {}} if forget_names else {}
-        return self._change(priorities, redis_percent=redis_percent, **names)
+        wanted = list(priorities)
+        rules = self.store.routing.change_free(wanted, redis_percent=redis_percent, **names)
+        self.waking.rules_changed(wanted)
+        return rules
 
     def _change(self, priorities: Iterable[Priority], **values: Any) -> Routing:
         wanted = list(priorities)

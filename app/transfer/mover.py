@@ -9,13 +9,11 @@ is met by the next one. Only a plain count of zero after the flip ends a priorit
 from __future__ import annotations
 
 import hashlib
-import itertools
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import structlog
@@ -25,9 +23,11 @@ from app.tasks.database import CommitUnknown
 from app.tasks.errors import RedisUnavailable, TaskError
 from app.tasks.model import Priority, Ticket, Track
 from app.tasks.queue import TaskQueue
+from app.tasks.routing import Route
 from app.tasks.store.routing import hold_routing
 from app.tasks.store.transfers import Aim, Candidate
 from app.transfer.batches import BatchRecord, BatchRecords
+from app.transfer.canaries import Canaries
 from app.transfer.delivery import Delivered, Delivery, Marked
 from app.transfer.errors import Incomplete, NotPossible, Superseded, TransferError
 from app.transfer.plans import Direction
@@ -35,6 +35,7 @@ from app.transfer.records import Transfer, TransferRecords
 from app.transfer.soundness import Soundness
 from app.transfer.steering import Steering
 from app.transfer.throttle import Throttle
+from app.transfer.walk import Walk
 
 MARKERS = 2
 UNDELIVERED_BATCHES = 3
@@ -77,6 +78,7 @@ class Mover:
         holder: str,
         watcher: Watcher = lambda moving: None,
         throttled: bool = True,
+        canaries: Canaries | None = None,
     ) -> None:
         """Raises `NotPossible` for a dispatch without Redis."""
         self._queue = queue
@@ -84,6 +86,7 @@ class Mover:
         self._transfer = transfer
         self._holder = holder
         self._watcher = watcher
+        self._canaries = canaries or Canaries()
         self._records = TransferRecords(queue.store.database)
         self._batches = BatchRecords(queue.store.database)
         self._soundness = Soundness(queue.handlers, payload_limit_bytes=queue.settings.payload_limit_bytes)
@@ -117,6 +120,7 @@ class Mover:
         try:
             self._number = self._batches.next_number(self._transfer.transfer_id) - 1
             self._deliver_left_over()
+            self._send_canaries()
             for priority in self._transfer.plan.targets:
                 self._bring(priority)
             self._records.complete(self._transfer.transfer_id, holder=self._holder)
@@ -160,6 +164,29 @@ class Mover:
         if not self._dispatches:
             self._clear_tickets(priority)
 
+    def _send_canaries(self) -> None:
+        """A few rows, then somebody's look at them, then a few more: before the rest, and before any flip."""
+        for route in self._routes_ahead():
+            priority = route.priority
+            while self._canaries.next_rows:
+                self._enter(f"{priority.value}: {self._canaries.next_rows} ahead of the rest")
+                moved = self._pass(self._transfer.plan.aim(route), most=self._canaries.next_rows)
+                if not moved:
+                    break
+                self._canaries.moved(moved)
+                kept = {"priority": priority.value, "moved": moved}
+                self._records.note(self._transfer.transfer_id, "canaries", **kept)
+
+    def _routes_ahead(self) -> Iterator[Route]:
+        """Of the priorities that a dispatch has not flipped yet."""
+        if self._delivery is None:
+            return
+        for priority in self._transfer.plan.targets:
+            route = self._store.routing.refresh()[priority]
+            if route.moving_to is Track.REDIS:
+                self._delivery.prepare(priority)
+                yield route
+
     def _chase(self, aim: Aim) -> None:
         """Pass after pass until one finds no more than a batch: what comes in meanwhile is soon less."""
         for _ in range(CHASES):
@@ -198,11 +225,11 @@ class Mover:
 
     # --- one pass -----------------------------------------------------------------------------------
 
-    def _pass(self, aim: Aim) -> int:
-        """Walk once along the backlog. Returns how many rows it took out of it."""
+    def _pass(self, aim: Aim, *, most: int | None = None) -> int:
+        """Walk once along the backlog, or along its first rows. Returns how many it took out of it."""
         total = 0
         for confirmed_in in self._stretches(aim):
-            total += self._walk(_Walk(aim, confirmed_in))
+            total += self._walk(Walk(aim, confirmed_in, most=most))
         return total
 
     def _stretches(self, aim: Aim) -> Iterator[int]:
@@ -215,7 +242,7 @@ class Mover:
             yield found
             last = found
 
-    def _walk(self, walk: _Walk) -> int:
+    def _walk(self, walk: Walk) -> int:
         """Keep the markers and the delivery busy until there is nothing to pick; then wait for all."""
         total = 0
         marking: deque[Future[Marked | None]] = deque()
@@ -224,7 +251,7 @@ class Mover:
             try:
                 while True:
                     while len(marking) < MARKERS and not walk.over:
-                        rows = self._steering.batch_rows()
+                        rows = walk.allot(self._steering.batch_rows())
                         marking.append(markers.submit(self._mark, walk, walk.next_turn(), rows))
                     if not marking:
                         break
@@ -243,7 +270,7 @@ class Mover:
                 raise
         return total
 
-    def _marked(self, walk: _Walk, batch: Marked) -> None:
+    def _marked(self, walk: Walk, batch: Marked) -> None:
         record = batch.record
         self._steering.spent(record.marked + record.quarantined, record.mark_seconds)
         self._steering.course.cursors[record.priority.value] = record.last_id
@@ -266,7 +293,7 @@ class Mover:
 
     # --- one batch ----------------------------------------------------------------------------------
 
-    def _mark(self, walk: _Walk, turn: int, limit: int) -> Marked | None:
+    def _mark(self, walk: Walk, turn: int, limit: int) -> Marked | None:
         """Pick, judge, mark and record in one transaction; None: nothing was there to pick."""
         number = 0
         made: Marked | None = None
@@ -305,7 +332,7 @@ class Mover:
         if self._dispatches and rules[priority].fallback:
             raise RedisUnavailable("the tasks have fallen back to the database: resume when Redis is back")
 
-    def _pick(self, on: Connection, walk: _Walk, limit: int) -> list[Candidate]:
+    def _pick(self, on: Connection, walk: Walk, limit: int) -> list[Candidate]:
         return self._store.transfers.pick(
             on,
             walk.aim,
@@ -315,7 +342,7 @@ class Mover:
             payload_limit_bytes=self._soundness.payload_limit_bytes,
         )
 
-    def _write(self, on: Connection, walk: _Walk, rows: list[Candidate], number: int, began: float) -> Marked:
+    def _write(self, on: Connection, walk: Walk, rows: list[Candidate], number: int, began: float) -> Marked:
         store, priority = self._store.transfers, walk.aim.route.priority
         flaws = {}
         if self._dispatches:
@@ -358,37 +385,6 @@ class Mover:
             with suppress(RedisUnavailable):
                 return delivery.deliver_again(record)
         return delivery.deliver_again(record)
-
-
-class _Walk:
-    """One way along the rows of an aim, ascending. The markers pick in turns, so that what is delivered in
-    the order of their turns is in the order of service."""
-
-    def __init__(self, aim: Aim, confirmed_in: int) -> None:
-        self.aim = aim
-        self.confirmed_in = confirmed_in
-        self.after_id = 0
-        self.over = False
-        self._turns = itertools.count()
-        self._turn = 0
-        self._changed = threading.Condition()
-
-    def next_turn(self) -> int:
-        return next(self._turns)
-
-    @contextmanager
-    def in_turn(self, turn: int) -> Iterator[None]:
-        """Alone, after all turns before. A repeated transaction comes again after its turn."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._turn >= turn)
-            yield
-        self.end_turn(turn)
-
-    def end_turn(self, turn: int) -> None:
-        """Also of one that never came to pick: the next ones wait for it."""
-        with self._changed:
-            self._turn = max(self._turn, turn + 1)
-            self._changed.notify_all()
 
 
 def _digest(tickets: list[Ticket]) -> str:

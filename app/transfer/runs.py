@@ -10,6 +10,7 @@ from datetime import timedelta
 from app.tasks.model import Priority, Status
 from app.tasks.queue import TaskQueue
 from app.tasks.routing import Intake
+from app.transfer.canaries import Canaries
 from app.transfer.errors import NotPossible
 from app.transfer.holders import is_dead, this_process
 from app.transfer.mover import Mover, Moving, Watcher
@@ -43,6 +44,7 @@ def start(
     *,
     take_over: bool = False,
     watcher: Watcher = _unwatched,
+    canaries: Canaries | None = None,
 ) -> Mover:
     """Record the transfer and make its mover, held by this process.
 
@@ -53,7 +55,7 @@ def start(
         _require_redis(queue)
     holder = this_process()
     transfer = TransferRecords(queue.store.database).begin(plan, limits, holder=holder, take_over=take_over)
-    return Mover(queue, transfer, holder=holder, watcher=watcher)
+    return Mover(queue, transfer, holder=holder, watcher=watcher, canaries=canaries)
 
 
 def _require_redis(queue: TaskQueue) -> None:
@@ -69,6 +71,7 @@ def resume(
     *,
     transfer_id: int | None = None,
     watcher: Watcher = _unwatched,
+    canaries: Canaries | None = None,
 ) -> Mover:
     """Take up a transfer whose process is gone; without an id the newest open one of the direction.
 
@@ -80,7 +83,7 @@ def resume(
     records.resume(found.transfer_id)
     holder = this_process()
     transfer = records.take(found.transfer_id, holder=holder, is_dead=is_dead)
-    return Mover(queue, transfer, holder=holder, watcher=watcher)
+    return Mover(queue, transfer, holder=holder, watcher=watcher, canaries=canaries)
 
 
 def open_transfer(records: TransferRecords, direction: Direction, transfer_id: int | None) -> Transfer:

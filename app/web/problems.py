@@ -26,6 +26,7 @@ from app.tasks.errors import (
     PayloadTooLarge,
     QueueFull,
     RedisUnavailable,
+    RoutingTaken,
     ScheduleNotFound,
     ScheduleRefused,
     TaskError,
@@ -97,6 +98,7 @@ _KINDS: dict[type[TaskError], _Kind] = {
     ScheduleNotFound: _Kind(404, "schedule-not-found", "No such schedule"),
     ScheduleRefused: _Kind(409, "schedule-refused", "The schedule does not allow this now"),
     WrongState: _Kind(409, "wrong-state", "The task's state does not allow this"),
+    RoutingTaken: _Kind(409, "routing-taken", "A transfer is under way"),
     UserLimitReached: _Kind(409, "user-limit-reached", "The user has an active task already"),
     IdempotencyConflict: _Kind(409, "idempotency-conflict", "The idempotency key is taken"),
     IntakePaused: _Kind(503, "intake-paused", "Task submission is paused"),
@@ -151,6 +153,8 @@ def _more(error: TaskError) -> dict[str, Any]:
             return {"reason": reason, "until": iso(until)}
         case WrongState(status=status):
             return {"task_id": str(error.task_id), "task_status": str(status)}
+        case RoutingTaken(transfer_id=transfer_id, priority=priority):
+            return {"transfer_id": transfer_id, "priority": priority}
         case ScheduleRefused(name=name, task_id=task_id):
             return {"schedule": name, "task_id": None if task_id is None else str(task_id)}
         case QueueFull(limit=limit):

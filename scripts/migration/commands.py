@@ -18,7 +18,7 @@ import click
 
 from app.logs import configure_logging
 from app.system import System, build_system
-from app.tasks.errors import TaskError
+from app.tasks.errors import RoutingTaken, TaskError
 from app.transfer.archive import ArchiveRefused
 from app.transfer.dumps import DumpFailed
 from app.transfer.errors import NotPossible, TransferError
@@ -52,7 +52,7 @@ def guarded(body: Callable[[], int]) -> None:
     signal.signal(signal.SIGTERM, _as_interrupt)
     try:
         sys.exit(body())
-    except NotPossible as error:
+    except (NotPossible, RoutingTaken) as error:
         stop(str(error))
     except TransferError as error:
         click.echo(_told(f"Not complete: {error}", error), err=True)

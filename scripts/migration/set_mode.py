@@ -10,7 +10,6 @@ import click
 
 from app.system import System
 from app.tasks.model import PRIORITIES, Priority
-from app.tasks.routing import Routing
 from app.transfer.errors import NotPossible
 from app.transfer.plans import routing_of
 from scripts.migration.commands import GOOD, guarded, json_option, running_system, say
@@ -35,7 +34,6 @@ def set_mode(
     rules = routing_of(system.store, PRIORITIES)
     if mode is not None:
         share = _share(system, mode, percent)
-        _refuse_beside_transfer(rules, wanted)
         rules = system.queue.route(redis_percent=share, priorities=wanted, forget_names=not priorities)
     value: dict[str, Any] = {
         route.priority.value: {
@@ -64,12 +62,6 @@ def _share(system: System, mode: str, percent: int | None) -> int:
     if share and system.tickets is None:
         raise NotPossible("this system runs without Redis: set RQ_ENABLED and start it again")
     return share
-
-
-def _refuse_beside_transfer(rules: Routing, wanted: list[Priority]) -> None:
-    for priority in wanted:
-        if rules[priority].transfer_id is not None:
-            raise NotPossible(f"transfer {rules[priority].transfer_id} has {priority.value}: abort it first")
 
 
 if __name__ == "__main__":

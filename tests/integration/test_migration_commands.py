@@ -177,6 +177,14 @@ def test_a_mode_for_all_priorities_is_one_change_and_forgets_the_shares_of_names
     assert place.system.store.routing.refresh()[Priority.LOW].version == before + 1
 
 
+def test_no_mode_is_set_beside_a_transfer(place: Place) -> None:
+    mover = runs.start(
+        place.system.queue, make_plan(place.system.store, Direction.DISPATCH, Scope()), Limits()
+    )
+    code, said = place.call(set_mode.main, "database")
+    assert (code, f"transfer {mover.transfer_id} has urgent" in said) == (2, True)
+
+
 def test_a_mode_needs_a_routing_and_says_how_to_get_one(place: Place) -> None:
     place.rows.execute("DELETE FROM routing")
     code, said = place.call(set_mode.main, "redis")

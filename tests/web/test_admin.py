@@ -8,6 +8,9 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from app.tasks.model import Priority
+from app.transfer import runs
+from app.transfer.plans import Direction, Limits, Scope, make_plan
 from tests.servers import RedisServer
 from tests.web.support import ADMIN, SUBMITTER, MakeApp, claim, complete, fail, fields_of, submit, system_of
 from tests.web.test_health import arrive
@@ -164,6 +167,18 @@ def test_one_priority_can_be_routed_alone(client: FlaskClient) -> None:
 def test_a_wrong_routing_is_refused(client: FlaskClient, body: dict[str, Any], field: str) -> None:
     answer = client.put("/admin/rq/routing", json=body, headers=ADMIN)
     assert (answer.status_code, list(fields_of(answer))) == (400, [field])
+
+
+def test_a_priority_that_a_transfer_has_cannot_be_routed(client: FlaskClient) -> None:
+    system = system_of(client.application)
+    scope = Scope((Priority.LOW,))
+    mover = runs.start(system.queue, make_plan(system.store, Direction.RECALL, scope), Limits())
+    answer = client.put("/admin/rq/routing", json={"mode": "redis"}, headers=ADMIN)
+    told = answer.get_json()
+    assert (answer.status_code, told["transfer_id"], told["priority"]) == (409, mover.transfer_id, "low")
+    assert {r.redis_percent for r in system.store.routing.refresh().values()} == {100, 0}
+    others = {"mode": "database", "priorities": ["urgent", "high"]}
+    assert client.put("/admin/rq/routing", json=others, headers=ADMIN).status_code == 200
 
 
 def test_a_system_without_redis_cannot_be_routed_there(local: FlaskClient) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from app.tasks.database import Database
+from app.tasks.errors import RoutingTaken
 from app.tasks.model import PRIORITIES, Priority, Track
 from app.tasks.routing import Intake, Route, Routing
 from app.tasks.schema import AnyRow, database_now, routing
@@ -71,6 +72,20 @@ class RoutingTable:
         wanted = list(priorities)
 
         def work(connection: Connection) -> Routing:
+            change_routing(connection, wanted, **values)
+            return read_routing(connection)
+
+        return self.remember(self._database.run(work))
+
+    def change_free(self, priorities: Iterable[Priority], **values: Any) -> Routing:
+        """As `change`, of priorities that no transfer has. Raises `RoutingTaken`, and changes none."""
+        wanted = list(priorities)
+
+        def work(connection: Connection) -> Routing:
+            rows = select(routing).where(routing.c.priority.in_(wanted)).order_by(routing.c.priority)
+            for route in map(route_of, connection.execute(rows.with_for_update())):
+                if route.transfer_id is not None:
+                    raise RoutingTaken(priority=route.priority.value, transfer_id=route.transfer_id)
             change_routing(connection, wanted, **values)
             return read_routing(connection)
 
