@@ -71,6 +71,9 @@ class Database:
             _prepare_sqlite(self.engine, begin="BEGIN IMMEDIATE")
             _prepare_sqlite(self._auto, begin=None)
             _prepare_sqlite(self._driver, begin=None)
+        if self.engine.driver == "pymysql":
+            for engine in (self.engine, self._auto, self._driver):
+                _connect_quickly(engine)
 
     def run(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in one transaction and commit.
@@ -205,6 +208,14 @@ def _driver_options(url: URL, options: dict[str, Any]) -> dict[str, Any]:
         arguments["options"] += "".join(f" -c {plan}=off" for plan in plans)
         arguments["options"] += " -c plan_cache_mode=force_generic_plan"
     return options | {"connect_args": arguments}
+
+
+def _connect_quickly(engine: Engine) -> None:
+    from app.tasks.mysql_connection import QuickConnection  # only where its driver is used
+
+    @event.listens_for(engine, "do_connect")
+    def connect(_dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
+        return QuickConnection(*arguments, **options)
 
 
 def _prepare_sqlite(engine: Engine, *, begin: str | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -113,3 +114,67 @@ def test_a_pool_without_a_free_connection_is_no_lasting_outage(
         small.run(lambda on: on.execute(text("SELECT 1")))
     assert small.run(lambda on: on.execute(text("SELECT 1")).scalar_one()) == 1
     small.dispose()
+
+
+# What could end a literal or mean something within it, for some server in some mode.
+ODD_TEXTS = (
+    *(
+        "'",
+        "''",
+        "\\",
+        "\\\\",
+        "\\'",
+        "'\\",
+        "\\\\'",
+        '"',
+        '\\"',
+        "\\n",
+        "\n",
+        "\r\n",
+        "\x1a",
+        "%",
+        "%s",
+        "\\%",
+        "_",
+    ),
+    *(
+        "; DROP TABLE tasks; --",
+        "' OR 1=1 -- ",
+        "\\' OR 1=1 -- ",
+        "/* ",
+        "*/",
+        "`",
+        "$1",
+        "?",
+        ":name",
+        "\t",
+        "",
+    ),
+    *("é", "漢字", "😀", "\u2028", "\ufeff", "a" * 10_000 + "'\\"),
+)
+
+
+def test_whatever_a_text_holds_comes_back_from_each_kind_of_connection(rows: Rows) -> None:
+    """Also from a MariaDB where a backslash within quotes means itself."""
+    mark = "?" if rows.database.kind == "sqlite" else "%s"
+    kind = "text" if rows.database.kind == "postgresql" else "char(20000)"
+    modes = ["", "NO_BACKSLASH_ESCAPES"] if rows.database.kind == "mysql" else [None]
+
+    def ask(execute: Callable[[str, tuple[str, ...]], Any]) -> None:
+        for mode in modes:
+            if mode is not None:
+                execute(f"SET SESSION sql_mode = '{mode}'", ())
+            for odd in ODD_TEXTS:
+                assert execute(f"SELECT CAST({mark} AS {kind})", (odd,)).fetchone()[0] == odd
+
+    def ask_driver(cursor: Any) -> None:
+        def execute(text: str, values: tuple[str, ...]) -> Any:
+            cursor.execute(text, values or None)
+            return cursor
+
+        ask(execute)
+
+    rows.database.run(lambda on: ask(on.exec_driver_sql))
+    rows.database.read(lambda on: ask(on.exec_driver_sql))
+    rows.database.direct(ask_driver)
+    rows.database.dispose()  # the mode stays with its connections
