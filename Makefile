@@ -55,7 +55,7 @@ bench-window: $(STAMP) ## measure a backlog of ROWS far beyond the ticket window
 bench-transfer: $(STAMP) ## measure a backlog of ROWS moved to Redis and back, beside the naive way (ROWS=200000)
 	$(BIN)/python -m benchmarks.transfer --rows $(ROWS)
 
-soak: $(STAMP) ## kill, freeze and empty everything at every step (ROUNDS, MINUTES, ONLY=kills,redis, ...)
+soak: $(STAMP) ## kill, freeze and empty everything at every step (ROUNDS, MINUTES, ONLY=kills,transfer, ...)
 	scripts/install_test_servers.sh
 	$(BIN)/python -m tests.soak $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(FAULTS),--faults $(FAULTS)) \
 		$(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) \

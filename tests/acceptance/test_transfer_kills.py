@@ -26,14 +26,12 @@ from tests.acceptance.conftest import StackMaker
 from tests.acceptance.stack import KEPT, ROOT, Stack
 from tests.contract.rows import Rows
 from tests.servers import MariaDbServer
-from tests.soak.points import ENVIRONMENT, MOVER_STEPS, ArmedPoint
+from tests.soak.points import ENVIRONMENT, MOVER_STEPS, RECALL_STEPS, ArmedPoint
 from tests.soak.points import Scope as Dies
 from tests.waiting import wait_until
 
 ROWS = 60
 BATCH_ROWS = 20
-# A recall touches no Redis before its end, and flips as it begins.
-OF_RECALL = [name for name in MOVER_STEPS if name.split(".")[0] in ("begin", "mark", "deliver", "finish")]
 
 
 class Movers:
@@ -146,7 +144,7 @@ def test_a_mover_killed_at_any_step_is_resumed_without_loss_or_double(
     dice = random.Random(4)
     queue, records = movers.stack.system.queue, TransferRecords(movers.stack.system.store.database)
     client = redis.Redis.from_url(redis_url, decode_responses=True)
-    points = list(MOVER_STEPS) if direction is Direction.DISPATCH else OF_RECALL
+    points = list(MOVER_STEPS) if direction is Direction.DISPATCH else list(RECALL_STEPS)
     missed, problems = [], []
     for number, point in enumerate(points, start=1):
         movers.rows.execute("DELETE FROM tasks")

@@ -11,7 +11,7 @@ from app.logs import configure_logging
 from tests.soak import report
 from tests.soak.chapters import CHAPTERS, Options
 from tests.soak.lanes import DATABASES
-from tests.soak.points import NAMES
+from tests.soak.points import ALL_NAMES
 from tests.soak.progress import Progress
 from tests.soak.results import Chapter
 
@@ -32,7 +32,7 @@ def _names(known: tuple[str, ...]) -> click.ParamType[tuple[str, ...]]:
 
 
 @click.command(help=__doc__)
-@click.option("--rounds", default=1000, show_default=True, help="Rounds of SIGKILL in all.")
+@click.option("--rounds", type=int, help="Rounds of SIGKILL in all; each chapter has a number by itself.")
 @click.option("--faults", default=10, show_default=True, help="Rounds of each other fault on each database.")
 @click.option("--minutes", type=float, help="Begin no new round after so long.")
 @click.option(
@@ -40,13 +40,15 @@ def _names(known: tuple[str, ...]) -> click.ParamType[tuple[str, ...]]:
 )
 @click.option("--databases", type=_names(DATABASES), default=",".join(DATABASES), show_default=True)
 @click.option("--only", type=_names(tuple(CHAPTERS)), default=",".join(CHAPTERS), show_default=True)
-@click.option("--points", type=_names(NAMES), default=",".join(NAMES), help="Crash points; default: all.")
+@click.option(
+    "--points", type=_names(ALL_NAMES), default=",".join(ALL_NAMES), help="Crash points; default: all."
+)
 @click.option(
     "--json", "json_path", type=click.Path(path_type=Path), default=Path("var/soak.json"), show_default=True
 )
 @click.option("--docs", is_flag=True, help="Write docs/soak.json and docs/soak.md from this run.")
 def main(
-    rounds: int,
+    rounds: int | None,
     faults: int,
     minutes: float | None,
     seed: int,

@@ -12,25 +12,27 @@ from pathlib import Path
 from typing import Any
 
 from tests.servers import RedisServer
-from tests.soak import deaths, hostile, kills, redis_faults, stock
+from tests.soak import deaths, hostile, kills, moves, redis_faults, rollbacks, stock
 from tests.soak.installation import Installation
-from tests.soak.lanes import DATABASES, Lane, run_in_lanes
-from tests.soak.points import NAMES, Scope
+from tests.soak.lanes import DATABASES, SERVERS, Lane, run_in_lanes
+from tests.soak.points import ALL_NAMES, NAMES, Scope
 from tests.soak.progress import Progress
 from tests.soak.results import Chapter
 
 MORE_TRIES = 6
+KILLS, MOVES, ROLLBACKS = 1000, 500, 100
+_PARTS = {"mariadb": 3}  # of the rounds of moves; every other database has one
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
     """What to run. Rounds are shared out to the databases; faults are run so often on each."""
 
-    rounds: int = 1000
+    rounds: int | None = None  # None: as many as each chapter has by itself
     faults: int = 10
     seed: int = 1
     databases: Sequence[str] = DATABASES
-    points: Sequence[str] = NAMES
+    points: Sequence[str] = ALL_NAMES
     redis_faults: Sequence[str] = redis_faults.NAMES
 
     def dice(self, *what: object) -> random.Random:
@@ -41,8 +43,8 @@ class Options:
 def run_kills(options: Options, progress: Progress) -> Chapter:
     """SIGKILL at every named step."""
     chapter = Chapter("kills", "SIGKILL at every named step, from pop to end, four queues, mixed load")
-    share = max(1, math.ceil(options.rounds / len(options.databases)))
-    points = list(options.points)
+    share = max(1, math.ceil((options.rounds or KILLS) / len(options.databases)))
+    points = [point for point in options.points if point in NAMES]
     options.dice("points").shuffle(points)
     progress.begin(chapter, share * len(options.databases))
 
@@ -57,11 +59,11 @@ def run_kills(options: Options, progress: Progress) -> Chapter:
                     break
                 killing.run(point, scope)
                 progress.step()
-            _hit_the_rest(killing, chapter, options.points, progress)
+            _hit_the_rest(killing, chapter, points, progress)
             killing.finish()
 
     run_in_lanes(options.databases, work, progress.stop)
-    for point in options.points:
+    for point in points:
         if not chapter.tally(point).hits:
             chapter.problems.append(f"{point} was never hit: nothing is known about it")
     progress.end()
@@ -76,6 +78,74 @@ def _hit_the_rest(
         for point in points:
             if chapter.tally(point).rounds and not chapter.tally(point).hits and progress.may_go_on():
                 killing.run(point, Scope.PROCESS, deepest=1)
+
+
+def run_transfer(options: Options, progress: Progress) -> Chapter:
+    """SIGKILL at every named step while a backlog moves."""
+    title = "SIGKILL while a backlog moves, of all who take part, at every named step; resumed or turned back"
+    chapter = Chapter("transfer", title)
+    wanted = [case for case in moves.cases() if case.point in options.points]
+    if not any(kind in SERVERS for kind in options.databases):
+        wanted = [case for case in wanted if case.actor is not moves.Actor.DATABASE]
+    options.dice("cases").shuffle(wanted)
+    shares = _shares(options.rounds or MOVES, options.databases)
+    progress.begin(chapter, sum(shares.values()))
+
+    def work(lane: Lane) -> None:
+        possible = [case for case in wanted if lane.server or case.actor is not moves.Actor.DATABASE]
+        dice = options.dice("transfer", lane.kind)
+        first = options.databases.index(lane.kind) * len(possible) // len(options.databases)
+        with lane.installation(**moves.SETTINGS) as place:
+            moving = moves.Moves(lane, place, chapter, dice)
+            kills.warm_up(place, dice)
+            for case, answer in moves.plan(dice, shares[lane.kind], possible, first=first):
+                if not progress.may_go_on():
+                    break
+                moving.run(case, answer)
+                progress.step()
+            for _ in range(MORE_TRIES):
+                for case in possible:
+                    tally = chapter.tally(case.name)
+                    if tally.rounds and not tally.hits and progress.may_go_on():
+                        moving.run(case, moves.Answer.RESUME, deepest=1)
+            moving.finish()
+
+    run_in_lanes(options.databases, work, progress.stop)
+    missed = [case.name for case in wanted if not chapter.tally(case.name).hits]
+    chapter.problems += [f"{name} was never hit: nothing is known about it" for name in missed]
+    progress.end()
+    return chapter
+
+
+def run_rollbacks(options: Options, progress: Progress, *, must_hit: bool = True) -> Chapter:
+    """Rollbacks at random moments. Of a few, none may find a move under way."""
+    title = "a rollback at a random moment of a move; what never started is as before, and pollers claim it"
+    chapter = Chapter("rollbacks", title)
+    shares = _shares(options.rounds or ROLLBACKS, options.databases)
+    progress.begin(chapter, sum(shares.values()))
+
+    def work(lane: Lane) -> None:
+        dice = options.dice("rollbacks", lane.kind)
+        with lane.installation(**rollbacks.SETTINGS) as place:
+            rolling = rollbacks.Rollbacks(place, chapter, dice)
+            for name in rollbacks.plan(shares[lane.kind]):
+                if not progress.may_go_on():
+                    break
+                rolling.run(name)
+                progress.step()
+            rolling.finish()
+
+    run_in_lanes(options.databases, work, progress.stop)
+    idle = [name for name, tally in chapter.tallies.items() if must_hit and not tally.hits]
+    chapter.problems += [f"{name}: no rollback found a move under way" for name in idle]
+    progress.end()
+    return chapter
+
+
+def _shares(rounds: int, databases: Sequence[str]) -> dict[str, int]:
+    """Most of the rounds are MariaDB's."""
+    parts = {kind: _PARTS.get(kind, 1) for kind in databases}
+    return {kind: max(1, math.ceil(rounds * part / sum(parts.values()))) for kind, part in parts.items()}
 
 
 def _once_per_lane(
@@ -179,6 +249,8 @@ def run_stock(options: Options, progress: Progress) -> Chapter:
 
 CHAPTERS: dict[str, Callable[[Options, Progress], Chapter]] = {
     "kills": run_kills,
+    "transfer": run_transfer,
+    "rollbacks": run_rollbacks,
     "tree": run_tree,
     "host": run_host,
     "frozen": run_frozen,

@@ -17,9 +17,10 @@ from tests.soak.points import passing
 
 
 class Load(BaseModel):
-    """How long the task takes."""
+    """How long the task takes; the note is there to be carried along as it is."""
 
     seconds: float = Field(default=0.0, ge=0, le=60)
+    note: str = ""
 
 
 class SoakFailure(Exception):

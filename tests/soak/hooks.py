@@ -19,7 +19,9 @@ from sqlalchemy.engine import Connection
 import app.tasks.tickets.manager as manager
 import workers.sweeping
 from app.tasks.database import Database
+from app.tasks.model import Track
 from tests.soak.points import here, passing
+from workers.pool import Pool
 
 LUA = Path(manager.__file__).parent / "lua"
 # Scripts that move tickets, by the step that they are for. Others only look, or clear what is worth nothing.
@@ -50,7 +52,7 @@ def install() -> None:
     )
     _wrap_transactions()
     _wrap_trips()
-    _tell_sweepers_apart()
+    _tell_roles_apart()
 
 
 # --- Redis ------------------------------------------------------------------------------------------------
@@ -184,7 +186,7 @@ def _kind_of_move(statement: str) -> str | None:
 # --- roles ------------------------------------------------------------------------------------------------
 
 
-def _tell_sweepers_apart() -> None:
+def _tell_roles_apart() -> None:
     run = workers.sweeping.SweeperLoop.run
 
     def run_as_sweeper(self: Any) -> None:
@@ -192,3 +194,11 @@ def _tell_sweepers_apart() -> None:
         run(self)
 
     workers.sweeping.SweeperLoop.run = run_as_sweeper  # type: ignore[method-assign]
+
+    work = Pool._work
+
+    def work_in_a_role(self: Any, track: Track, mark: str) -> int:
+        here.role = "poller" if track is Track.DATABASE else "worker"
+        return work(self, track, mark)
+
+    Pool._work = work_in_a_role  # type: ignore[method-assign]

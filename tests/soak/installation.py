@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
@@ -29,6 +30,20 @@ from tests.waiting import happens, wait_until
 
 QUICK = ("soak.works", "soak.works", "soak.works", "soak.writes", "soak.fails_once", "soak.fails")
 SLOWER = ("soak.fails_later", "soak.parks")
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A process that goes on submitting, and the file of what it was answered."""
+
+    pid: int
+    accepted: Path
+    _stop: Path
+
+    def stop(self) -> None:
+        """Ask it to end and wait for that; it may be dead."""
+        self._stop.touch()
+        wait_until(lambda: gone(self.pid), deadline_seconds=60, what="the stream of tasks to end")
 
 
 class Installation:
@@ -134,6 +149,14 @@ class Installation:
         self.ask("submit", tasks=tasks, accepted=str(path))
         return path
 
+    def stream(self, requests: Sequence[TaskRequest], *, every_seconds: float) -> Stream:
+        """Have a process submit these again and again, until the stream is stopped."""
+        path = self.folder / f"accepted-{next(self._numbers)}"
+        stop = path.with_suffix(".stop")
+        tasks = [{"name": r.name, "payload": r.payload, "priority": r.priority} for r in requests]
+        pid = self.ask("stream", tasks=tasks, accepted=str(path), stop=str(stop), seconds=every_seconds)
+        return Stream(pid, path, stop)
+
     def note_accepted(self, path: Path) -> list[int]:
         """Take over what a submitter was answered."""
         lines = path.read_text().split("\n")[:-1] if path.exists() else []
@@ -198,6 +221,14 @@ def end_process(pid: int, number: int = signal.SIGKILL) -> None:
     except psutil.NoSuchProcess:
         return
     wait_until(lambda: not alive(process), deadline_seconds=60, what=f"process {pid} to end")
+
+
+def gone(pid: int) -> bool:
+    """True once the process has ended."""
+    try:
+        return not alive(psutil.Process(pid))
+    except psutil.NoSuchProcess:
+        return True
 
 
 def tree_of(pid: int) -> list[psutil.Process]:

@@ -10,21 +10,22 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.servers import MariaDbServer, PostgresServer, RedisServer
+from tests.servers import DatabaseServer, MariaDbServer, PostgresServer, RedisServer
 from tests.soak.installation import Installation
 
 _migrating = threading.Lock()  # Alembic keeps its context in globals
 DATABASES = ("sqlite", "mariadb", "postgresql")
+SERVERS: dict[str, type[DatabaseServer]] = {"mariadb": MariaDbServer, "postgresql": PostgresServer}
 
 
 class Lane:
-    """The servers of one database kind; installations on it follow each other."""
+    """The servers of one database kind; installations on it follow each other. `server` None: SQLite."""
 
     def __init__(self, kind: str, folder: Path) -> None:
         self.kind = kind
         self.redis = RedisServer()
         self._folder = folder
-        self._server = {"mariadb": MariaDbServer, "postgresql": PostgresServer}.get(kind, lambda: None)()
+        self.server: DatabaseServer | None = SERVERS[kind]() if kind in SERVERS else None
         self._count = 0
 
     @contextmanager
@@ -36,8 +37,8 @@ class Lane:
         self.redis.client().flushall()
         with ExitStack() as stack:
             url = f"sqlite:///{folder / 'tasks.db'}"
-            if self._server is not None:
-                url = stack.enter_context(self._server.database())
+            if self.server is not None:
+                url = stack.enter_context(self.server.database())
             with _migrating:
                 place = Installation(folder, url, self.redis, **settings)
             stack.callback(place.close)
@@ -45,14 +46,14 @@ class Lane:
 
     def __enter__(self) -> Lane:
         self.redis.start()
-        if self._server is not None:
-            self._server.start()
+        if self.server is not None:
+            self.server.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.redis.close()
-        if self._server is not None:
-            self._server.close()
+        if self.server is not None:
+            self.server.close()
 
 
 def run_in_lanes(kinds: Sequence[str], work: Callable[[Lane], None], stop: threading.Event) -> None:

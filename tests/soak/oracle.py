@@ -81,7 +81,7 @@ class Oracle:
     def __init__(self, url: str, ledger: Ledger) -> None:
         self.ledger = ledger
         self.kind = url.partition(":")[0].partition("+")[0]
-        options: dict[str, Any] = {"isolation_level": "AUTOCOMMIT"}
+        options: dict[str, Any] = {"isolation_level": "AUTOCOMMIT", "pool_pre_ping": True}  # servers die
         if self.kind == "postgresql":
             options["connect_args"] = {"options": "-c timezone=UTC"}
         elif self.kind == "sqlite":

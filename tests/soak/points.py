@@ -7,6 +7,7 @@ Nothing of the product knows of this: `tests.soak.hooks` and the soak's own hand
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import os
@@ -15,6 +16,8 @@ import struct
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+
+import psutil
 
 from app.tasks.runner import boot_clock
 
@@ -46,7 +49,7 @@ STEPS = {
     "submit.pushed": "a submitter's ticket is pushed, nobody was told",
 }
 NAMES = tuple(STEPS)
-# Of a mover, which no pool runs: tests/acceptance/test_transfer_kills.py passes them.
+# Of a mover, which no pool runs.
 MOVER_STEPS = {
     "begin.open": "the transfer and its routing are written, COMMIT is not sent",
     "begin.committed": "the transfer is recorded, no row is moved",
@@ -65,21 +68,39 @@ MOVER_STEPS = {
     "finish.open": "the end is written, COMMIT is not sent",
     "finish.committed": "the end is committed, nobody was told",
 }
-_ALL = (*NAMES, *MOVER_STEPS)
-_PAGE = struct.Struct("=qqqq")  # round (0: nothing is armed), point, pass, scope
+# A recall touches no Redis before its end, and flips as it begins.
+RECALL_STEPS = tuple(
+    name for name in MOVER_STEPS if name.partition(".")[0] in ("begin", "mark", "deliver", "finish")
+)
+ALL_NAMES = (*NAMES, *MOVER_STEPS)
+ROLES = ("", "worker", "poller", "sweeper", "submitter", "mover")  # "": whoever passes
+_PAGE = struct.Struct("=qqqqqq")  # round (0: nothing is armed), point, pass, scope, role, server
 ENVIRONMENT = "SOAK_FOLDER"
 
 
 class Scope(StrEnum):
-    """What dies: the process at the point, or its pool with everything below it."""
+    """What dies: the process at the point, its pool with everything below it, or a server under its hands."""
 
     PROCESS = "process"
     TREE = "tree"
+    SERVER = "server"
+
+
+@dataclass(frozen=True, slots=True)
+class Armed:
+    """What the page says: the point, for whom, at which pass, and what dies there."""
+
+    number: int
+    point: str
+    nth: int
+    scope: Scope
+    role: str
+    server: int
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A process died here. `at` is on the clock of the ledgers."""
+    """A process died here, or a server did. `at` is on the clock of the ledgers."""
 
     point: str
     pid: int
@@ -98,18 +119,23 @@ class ArmedPoint:
         with path.open("r+b") as file:
             self._page = mmap.mmap(file.fileno(), _PAGE.size)
 
-    def arm(self, number: int, point: str, *, nth: int, scope: Scope) -> None:
-        """From now on the n-th pass of the point by one process is its last. Rounds are numbered from 1."""
-        rest = (_ALL.index(point), nth, list(Scope).index(scope))
+    def arm(
+        self, number: int, point: str, *, nth: int, scope: Scope, role: str = "", server: int = 0
+    ) -> None:
+        """From now on the n-th pass of the point by one process of the role is its last, or that of the
+        server with this process id. Rounds are numbered from 1."""
+        rest = (ALL_NAMES.index(point), nth, list(Scope).index(scope), ROLES.index(role), server)
         _PAGE.pack_into(self._page, 0, 0, *rest)
         _PAGE.pack_into(self._page, 0, number, *rest)
 
     def disarm(self) -> None:
-        _PAGE.pack_into(self._page, 0, 0, 0, 0, 0)
+        _PAGE.pack_into(self._page, 0, *[0] * 6)
 
-    def read(self) -> tuple[int, str, int, Scope] | None:
-        number, point, nth, scope = _PAGE.unpack_from(self._page)
-        return (number, _ALL[point], nth, list(Scope)[scope]) if number else None
+    def read(self) -> Armed | None:
+        number, point, nth, scope, role, server = _PAGE.unpack_from(self._page)
+        return (
+            Armed(number, ALL_NAMES[point], nth, list(Scope)[scope], ROLES[role], server) if number else None
+        )
 
     def hit(self, number: int) -> Hit | None:
         """Who died in this round."""
@@ -152,19 +178,30 @@ class Passes:
                 return
             self._armed = ArmedPoint(Path(folder))
         armed = self._armed.read()
-        if armed is None or armed[1] not in points:
+        if armed is None or armed.point not in points or armed.role not in ("", self.role):
             return
-        number, point, nth, scope = armed
-        if number != self._round:
-            self._round, self._count = number, 0
+        if armed.number != self._round:
+            self._round, self._count = armed.number, 0
         self._count += 1
-        if self._count >= nth and self._armed.claim(number, Hit(point, os.getpid(), boot_clock(), self.role)):
-            self._die(scope)
+        hit = Hit(armed.point, os.getpid(), boot_clock(), self.role)
+        if self._count >= armed.nth and self._armed.claim(armed.number, hit):
+            self._die(armed)
 
-    def _die(self, scope: Scope) -> None:
-        if scope is Scope.TREE and self.pool_pid:
+    def _die(self, armed: Armed) -> None:
+        if armed.scope is Scope.SERVER:
+            kill_server(armed.server)
+            return
+        if armed.scope is Scope.TREE and self.pool_pid:
             os.kill(self.pool_pid, signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_server(pid: int) -> None:
+    """SIGKILL, the leader first: children that die before it would show it a death that a power cut hides."""
+    leader = psutil.Process(pid)
+    for process in (leader, *leader.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 here = Passes()

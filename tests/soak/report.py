@@ -131,10 +131,15 @@ def print_report(figures: Mapping[str, Any]) -> None:
     print(f"\nCommit {figures['commit']}. {verdict(figures)}")
 
 
-def publish(runs: Sequence[Mapping[str, Any]]) -> None:
-    """Write docs/soak.json, and docs/soak.md from it."""
-    write(joined(runs), FIGURES)
-    PAGE.write_text(page(json.loads(FIGURES.read_text())))
+def publish(runs: Sequence[Mapping[str, Any]], *, figures: Path = FIGURES, text: Path = PAGE) -> None:
+    """Write docs/soak.json, and docs/soak.md from it. Chapters that no run has stay as they are there."""
+    new = joined(runs)
+    names = {chapter["name"] for chapter in new["chapters"]}
+    old = json.loads(figures.read_text())["chapters"] if figures.exists() else []
+    kept = [chapter for chapter in old if chapter["name"] not in names]
+    chapters = kept + new["chapters"]
+    write({"ok": not any(chapter["problems"] for chapter in chapters), "chapters": chapters}, figures)
+    text.write_text(page(json.loads(figures.read_text())))
 
 
 def write(figures: Mapping[str, Any], path: Path) -> None:
@@ -155,15 +160,25 @@ handlers that must not repeat, handlers that write to the database. Then one pro
 SIGKILL at exactly one named step, alone or, one time in three, with its whole tree; the pool, or the
 harness, starts it again, and the round ends when every task has ended. `RQ_TICKET_GRACE` is 1 s there.
 
+Where a backlog moves, a round has one on one track, a stream of new tasks, workers of both kinds, and a
+mover that carries it to the other. Then the mover, a sweeper, a submitter, a Redis worker or a poller dies
+at a step of its own, or a server dies at a step of the mover's; in turns the transfer is resumed, or turned
+back, until it is closed, the way back to the database while Redis is still dead. One that says it is
+complete must have left no row. A rollback at a random moment comes amid a move of rows of which a Redis
+worker has started some; then every row must be what the baseline says, and what never started must be as
+it was in every column but those of its wait, and be run by pollers alone; one time in five Redis is dead
+from then on.
+
 The judge shares no table with the product. Handlers append their starts and ends to a file; what was
 accepted is noted by the submitter; a trigger writes down each recorded end. *Lost* is an accepted task
 that did not end, *doubled* one whose end was recorded twice, whose attempt started twice, which started
 again without a recorded retry or reclaim, or whose effect was committed twice; *wrong* one that ended
 otherwise than its handler says; *late* one that had not ended by the round's deadline: a minute, 90 s for
-Redis, 120 s for a tree or a host. *Hits* counts the rounds in which what was meant to happen happened: a
-process died at the step (a step that is never hit fails the run), tasks ran when a tree was killed, or
-were still open when Redis's fault was over, a woken worker's result was refused, a hostile handler started
-and failed once. `tests/soak/test_oracle.py` shows the judge each kind of broken promise.
+Redis, 120 s for a tree, a host or a move. *Hits* counts the rounds in which what was meant to happen
+happened: a process died at the step (a step that is never hit fails the run), tasks ran when a tree was
+killed, or were still open when Redis's fault was over, a woken worker's result was refused, a hostile
+handler started and failed once, a rollback ended a move and brought rows back that had been in Redis.
+`tests/soak/test_oracle.py` shows the judge each kind of broken promise.
 
 Times are from the kill (for a whole tree on this host: from the restart) to the next start of what the
 dead one had popped, claimed or started, waiting behind other tasks included, or until all had ended. The

@@ -6,19 +6,23 @@ Requests are JSON lines on standard input; the answer to each is the process id 
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import itertools
 import json
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import IO, Any
 
 import workers.life
 import workers.slots
 from app.logs import configure_logging
-from app.system import build_system
+from app.system import System, build_system
+from app.tasks.errors import TaskError
 from app.tasks.handlers import load_handlers
 from app.tasks.model import Priority, Submitted
 from app.tasks.submission import TaskRequest
@@ -47,7 +51,7 @@ def main() -> None:
             load_handlers(config.TASK_MODULES)
             gc.freeze()
             loaded = True
-        body = {"pool": _pool, "submit": _submit, "move": _move}[request["do"]]
+        body = {"pool": _pool, "submit": _submit, "stream": _stream, "move": _move}[request["do"]]
         print(_fork(lambda: body(config, request)), flush=True)  # noqa: B023  # runs at once
 
 
@@ -90,20 +94,43 @@ def _submit(config: Config, request: dict[str, Any]) -> None:
     system = build_system(config)
     with open(request["accepted"], "a", encoding="utf-8") as accepted:
         for fields in request["tasks"]:
-            answer = system.queue.submit(TaskRequest(**fields))
-            assert isinstance(answer, Submitted)
-            accepted.write(f"{answer.task_id} {fields['name']}\n")
-            accepted.flush()
+            _submit_one(system, fields, accepted)
         accepted.write("all\n")
 
 
+def _submit_one(system: System, fields: dict[str, Any], accepted: IO[str]) -> None:
+    answer = system.queue.submit(TaskRequest(**fields))
+    assert isinstance(answer, Submitted)
+    accepted.write(f"{answer.task_id} {fields['name']}\n")
+    accepted.flush()
+
+
+def _stream(config: Config, request: dict[str, Any]) -> None:
+    """Submit these tasks again and again, evenly, until the file `stop` is there. While the database is away
+    a submission fails, as a client would be told; its row may be there nevertheless."""
+    here.role = "submitter"
+    system = build_system(config)
+    with open(request["accepted"], "a", encoding="utf-8") as accepted:
+        for fields in itertools.cycle(request["tasks"]):
+            if os.path.exists(request["stop"]):
+                return
+            with contextlib.suppress(TaskError):
+                _submit_one(system, fields, accepted)
+            time.sleep(request["seconds"])
+
+
 def _move(config: Config, request: dict[str, Any]) -> None:
-    """One transfer from its begin to its end."""
+    """One transfer from its begin to its end, or to the end of one that was cut short."""
     here.role = "mover"
     system = build_system(config)
-    scope = Scope((Priority.NORMAL,))
-    plan = make_plan(system.store, Direction(request["direction"]), scope)
-    runs.start(system.queue, plan, Limits(batch_rows=request["batch_rows"])).run()
+    direction = Direction(request["direction"])
+    if request.get("resume"):
+        runs.resume(system.queue, direction).run()
+        return
+    scope = Scope(tuple(map(Priority, request.get("priorities", ["normal"]))))
+    limits = Limits(batch_rows=request["batch_rows"], rows_per_second=request.get("rate"))
+    plan = make_plan(system.store, direction, scope)
+    runs.start(system.queue, plan, limits, take_over=request.get("take_over", False)).run()
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.soak.points import NAMES
-from tests.soak.report import FIGURES, PAGE, joined, page, verdict
+from tests.soak.report import FIGURES, PAGE, joined, page, publish, verdict
 
 
 def test_the_page_is_what_the_figures_say() -> None:
@@ -22,12 +23,12 @@ def test_the_figures_are_of_a_run_that_hit_every_named_step_and_broke_no_promise
     assert figures["ok"]
 
 
-def run(*, ok: bool = True, **found: int) -> dict[str, Any]:
+def run(*, ok: bool = True, chapter: str = "kills", **found: int) -> dict[str, Any]:
     line = {"name": "run.first", "ours": True, "seconds": {}, "rounds": 2, "hits": 2, "tasks": 80}
     line |= dict.fromkeys(("lost", "doubled", "wrong", "late"), 0) | found
-    chapter = {"name": "kills", "title": "kills", "lines": [line], "problems": [], "notes": []}
+    said = {"name": chapter, "title": chapter, "lines": [line], "problems": [], "notes": []}
     of_run = {"at": "now", "commit": "0f1e2d3c4b5a", "machine": "two cores", "options": {}, "seconds": 1}
-    return of_run | {"ok": ok, "chapters": [chapter]}
+    return of_run | {"ok": ok, "chapters": [said]}
 
 
 def test_the_page_names_the_commit_of_each_run_or_that_it_was_not_recorded() -> None:
@@ -56,3 +57,12 @@ def test_what_a_peer_loses_is_no_promise_of_ours() -> None:
     peer = run(lost=4)
     peer["chapters"][0]["lines"][0]["ours"] = False
     assert verdict(joined([run(), peer])).startswith("Of 80 tasks in 2 rounds: 0 lost")
+
+
+def test_a_run_of_one_chapter_leaves_the_figures_of_the_others(tmp_path: Path) -> None:
+    files = {"figures": tmp_path / "soak.json", "text": tmp_path / "soak.md"}
+    publish([run(tasks=1), run(chapter="tree", tasks=2)], **files)
+    publish([run(chapter="tree", tasks=3)], **files)
+    chapters = json.loads(files["figures"].read_text())["chapters"]
+    assert [(each["name"], each["lines"][0]["tasks"]) for each in chapters] == [("kills", 1), ("tree", 3)]
+    assert files["text"].read_text().startswith("# Soak")
