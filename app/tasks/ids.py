@@ -60,12 +60,16 @@ class IdSource:
 
     def take(self, count: int) -> list[int]:
         """The next `count` ids, ascending. A burst borrows from the milliseconds to come."""
+        first, node = self._reserve(count)
+        return [(tick << NODE_BITS) | node for tick in range(first, first + count)]
+
+    def next(self) -> int:
+        tick, node = self._reserve(1)
+        return (tick << NODE_BITS) | node
+
+    def _reserve(self, count: int) -> tuple[int, int]:
         with self._lock:
             now_tick = (int(self._clock() * 1000) - EPOCH_MS) << SEQUENCE_BITS
             first = max(self._tick + 1, now_tick)
             self._tick = first + count - 1
-            node = self._node
-        return [(tick << NODE_BITS) | node for tick in range(first, first + count)]
-
-    def next(self) -> int:
-        return self.take(1)[0]
+            return first, self._node
