@@ -3,21 +3,17 @@ cancels those that wait. Exit 0: all were accepted, or all are gone. 1: some wer
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections import Counter
+from dataclasses import asdict
 
 import click
 
 from app.system import System
-from app.tasks.model import PRIORITIES, Priority, Submitted
-from app.tasks.submission import TaskRequest
+from app.tasks.model import Priority, Submitted
+from app.transfer import trials
 from app.transfer.progress import Progress
 from scripts.migration.commands import GOOD, PROBLEM, guarded, json_option, running_system, say
-
-KEY = "test-tasks:"
-BATCH = 500
-NAME = "test.noop"
 
 
 @click.command(help=__doc__)
@@ -37,16 +33,13 @@ def main(count: int, priority: str, remove: bool, as_json: bool) -> None:
 
 
 def submitted(system: System, count: int, priority: Priority, *, as_json: bool) -> int:
-    run, began = secrets.token_hex(4), time.monotonic()
+    run, began = trials.new_run(), time.monotonic()
     progress = Progress("submitted", total=count)
     statuses: Counter[str] = Counter()
     refused: list[str] = []
-    for start in range(0, count, BATCH):
-        numbers = range(start, min(count, start + BATCH))
-        requests = [
-            TaskRequest(NAME, {}, priority=priority, idempotency_key=f"{KEY}{run}:{number}")
-            for number in numbers
-        ]
+    for start in range(0, count, trials.BATCH):
+        numbers = range(start, min(count, start + trials.BATCH))
+        requests = [trials.trial(run, number, priority) for number in numbers]
         for answer in system.queue.submit_many(requests):
             if isinstance(answer, Submitted):
                 statuses[answer.status.value] += 1
@@ -68,24 +61,11 @@ def submitted(system: System, count: int, priority: Priority, *, as_json: bool) 
 
 
 def removed(system: System, *, as_json: bool) -> int:
-    """Cancel, then delete; what runs at the moment stays and is told."""
-    cancelled, deleted = 0, _purged(system)
-    while stale := system.store.moves.cancel_keyed(KEY, limit=BATCH):
-        cancelled += len(stale)
-        for priority in PRIORITIES:
-            system.queue.withdraw([ticket for ticket in stale if ticket.priority is priority])
-        deleted += _purged(system)
-    left = len(system.store.queries.keyed(KEY))
-    value = {"cancelled": cancelled, "deleted": deleted, "left": left}
-    say(value, f"{deleted:,} test tasks deleted, {left:,} are left", as_json=as_json)
-    return PROBLEM if left else GOOD
-
-
-def _purged(system: System) -> int:
-    deleted = 0
-    while gone := system.store.moves.purge_keyed(KEY, limit=BATCH):
-        deleted += gone
-    return deleted
+    """What runs at the moment stays and is told."""
+    done = trials.remove(system)
+    text = f"{done.deleted:,} test tasks deleted, {done.left:,} are left"
+    say(asdict(done), text, as_json=as_json)
+    return PROBLEM if done.left else GOOD
 
 
 if __name__ == "__main__":

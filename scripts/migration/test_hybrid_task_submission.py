@@ -3,20 +3,13 @@ all completed. 1: some did not, in time or well; they are named with where they 
 
 from __future__ import annotations
 
-import secrets
-import time
-from collections import Counter
 from typing import Any
 
 import click
 
 from app.system import System
-from app.tasks.model import ENDED, PRIORITIES, Status, Submitted
-from app.tasks.submission import TaskRequest
+from app.transfer import trials
 from scripts.migration.commands import GOOD, PROBLEM, guarded, json_option, running_system, say
-from scripts.migration.submit_test_tasks import KEY, NAME
-
-LOOK_SECONDS = 0.1
 
 
 @click.command(help=__doc__)
@@ -29,32 +22,19 @@ def main(count: int, limit_seconds: float, as_json: bool) -> None:
 
 
 def follow(system: System, count: int, limit_seconds: float, *, as_json: bool) -> int:
-    prefix = f"{KEY}{secrets.token_hex(4)}:"
-    answers = system.queue.submit_many(
-        TaskRequest(NAME, {}, priority=priority, idempotency_key=f"{prefix}{priority.value}:{number}")
-        for priority in PRIORITIES
-        for number in range(count)
-    )
-    tracks = Counter(answer.status.value for answer in answers if isinstance(answer, Submitted))
-    refused = [str(answer) for answer in answers if not isinstance(answer, Submitted)]
-    until = time.monotonic() + limit_seconds
-    while True:
-        states = system.store.queries.keyed(prefix)
-        if all(status in ENDED for status in states.values()) or time.monotonic() >= until:
-            break
-        time.sleep(LOOK_SECONDS)
-    open_ones = {task_id: status for task_id, status in states.items() if status is not Status.COMPLETED}
+    done = trials.follow(system, count, limit_seconds=limit_seconds)
     value: dict[str, Any] = {
-        "submitted": tracks,
-        "refused": refused[:10],
-        "completed": len(states) - len(open_ones),
-        "not_completed": {str(task_id): status.value for task_id, status in open_ones.items()},
+        "submitted": done.first_statuses,
+        "refused": done.refused[:10],
+        "completed": done.completed,
+        "not_completed": {str(task_id): status.value for task_id, status in done.not_completed.items()},
     }
-    lines = [f"{status} at first: {number}" for status, number in sorted(tracks.items())]
-    lines.append(f"completed: {value['completed']} of {len(states)}, refused: {len(refused)}")
-    lines += [f"  {task_id} is {status.value}" for task_id, status in list(open_ones.items())[:20]]
+    total = done.completed + len(done.not_completed)
+    lines = [f"{status} at first: {number}" for status, number in sorted(done.first_statuses.items())]
+    lines.append(f"completed: {done.completed} of {total}, refused: {len(done.refused)}")
+    lines += [f"  {task_id} is {status.value}" for task_id, status in list(done.not_completed.items())[:20]]
     say(value, "\n".join(lines), as_json=as_json)
-    return PROBLEM if open_ones or refused else GOOD
+    return GOOD if done.good else PROBLEM
 
 
 if __name__ == "__main__":
