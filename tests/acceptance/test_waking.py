@@ -22,7 +22,7 @@ from tests.acceptance.stack import Stack
 from tests.servers import MariaDbServer, PostgresServer, RedisServer
 from tests.waiting import wait_until
 
-WELL_BEFORE_A_LOOK_SECONDS = 8
+WELL_BEFORE_A_LOOK_SECONDS = 15
 
 
 @pytest.fixture(scope="module")

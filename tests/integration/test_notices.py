@@ -52,12 +52,12 @@ def test_a_sleeping_listener_costs_no_processor_time_and_wakes_at_once(notices: 
     poller = notices.listen(Topic.ROWS)
     began = time.process_time()
     assert not poller.wait(1)
-    assert time.process_time() - began < 0.005
+    assert time.process_time() - began < 0.05  # who asks again and again uses all of that second
     with ThreadPoolExecutor(1) as pool:
         woken = pool.submit(poller.wait, 30)
-        wait_until(woken.running, deadline_seconds=5, what="the listener to wait")
+        wait_until(woken.running, deadline_seconds=20, what="the listener to wait")
         notices.announce(Topic.ROWS)
-        assert woken.result(timeout=5)
+        assert woken.result(timeout=20)
     poller.close()
 
 

@@ -43,12 +43,16 @@ class Doubling:
         return calls
 
     def _wait_for_parties(self, count: int) -> None:
-        wait_until(lambda: len(self.parties) == count, deadline_seconds=5, what="the lane to be taken")
+        wait_until(
+            lambda: len(self.parties) == count, deadline_seconds=DEADLINE_SECONDS, what="the lane to be taken"
+        )
 
     def queue_up(self, pool: ThreadPoolExecutor, items: Sequence[int]) -> list[Future[int]]:
         calls = [pool.submit(self.combined, item) for item in items]
         wait_until(
-            lambda: len(self.combined._waiting) == len(items), deadline_seconds=5, what="all calls to wait"
+            lambda: len(self.combined._waiting) == len(items),
+            deadline_seconds=DEADLINE_SECONDS,
+            what="all calls to wait",
         )
         return calls
 
