@@ -77,7 +77,6 @@ class Mover:
         *,
         holder: str,
         watcher: Watcher = lambda moving: None,
-        throttled: bool = True,
         canaries: Canaries | None = None,
     ) -> None:
         """Raises `NotPossible` for a dispatch without Redis."""
@@ -92,7 +91,7 @@ class Mover:
         self._soundness = Soundness(queue.handlers, payload_limit_bytes=queue.settings.payload_limit_bytes)
         self._dispatches = transfer.plan.direction is Direction.DISPATCH
         tickets = queue.tickets if self._dispatches else None
-        throttle = Throttle(queue.store.database, tickets, transfer.limits) if throttled else None
+        throttle = Throttle(queue.store.database, tickets, transfer.limits)
         self._steering = Steering(self._records, transfer, holder=holder, throttle=throttle)
         self._delivery: Delivery | None = None
         if self._dispatches:
@@ -194,14 +193,14 @@ class Mover:
                 return
 
     def _until_none(self, aim: Aim) -> None:
-        """Raises `Incomplete` if rows are left and for `patience_seconds` none could be moved."""
-        last_progress = time.monotonic()
+        """Raises `Incomplete` if rows are left and none could be moved in `patience_seconds` of work."""
+        last_progress = self._steering.working_seconds
         while True:
             moved = self._pass(aim)
             left = self._store.transfers.count(aim)
             if left == 0:
                 return
-            now = time.monotonic()
+            now = self._steering.working_seconds
             if moved:
                 last_progress = now
                 continue

@@ -40,6 +40,13 @@ class Scope:
         """All tasks of the priorities."""
         return self.name is None and self.percent == 100
 
+    def __str__(self) -> str:
+        """For operators: `urgent, high, tasks named x, 10 %`."""
+        words = [", ".join(priority.value for priority in self.priorities)]
+        words += [f"tasks named {self.name}"] if self.name is not None else []
+        words += [f"{self.percent} %"] if self.percent != 100 else []
+        return ", ".join(words)
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:

@@ -7,7 +7,7 @@ the state. A priority belongs to one transfer at a time, by a column of its rout
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -206,11 +206,19 @@ class TransferRecords:
 
         return self._database.run(work)
 
-    def take(self, transfer_id: int, *, holder: str, is_dead: Callable[[str], bool]) -> Transfer:
+    def take(
+        self,
+        transfer_id: int,
+        *,
+        holder: str,
+        is_dead: Callable[[str], bool],
+        limits: Limits | None = None,
+    ) -> Transfer:
         """Become the holder of an open transfer whose holder is gone: lease over, or death proven.
 
-        It runs from now on, whatever its state was. Waits for batches that are being marked; the holder
-        before, if it was only frozen, marks no other. Raises `NotPossible` for an ended one, `HolderLives`.
+        It runs from now on, whatever its state was, with the `limits` that it had, or with these. Waits for
+        batches that are being marked; the holder before, if it was only frozen, marks no other. Raises
+        `NotPossible` for an ended one, `HolderLives`.
         """
 
         def work(on: Connection) -> None:
@@ -223,6 +231,7 @@ class TransferRecords:
             own = select(routing.c.priority).where(routing.c.transfer_id == transfer_id)
             on.execute(own.order_by(routing.c.priority).with_for_update()).all()
             values = {"holder": holder, "state": State.RUNNING.value, "error": None}
+            values |= {"limits": json.dumps(asdict(limits))} if limits else {}
             clocks = {"lease_until": database_now(LEASE_SECONDS), "updated_at": database_now()}
             on.execute(update(transfers).where(transfers.c.id == transfer_id).values(values | clocks))
             _note(on, transfer_id, "resumed", holder=holder, was=row.state, found=row.holder)
@@ -294,16 +303,20 @@ class TransferRecords:
             raise NotPossible(f"there is no transfer {transfer_id}")
         return _transfer(row)
 
-    def latest(
-        self, direction: Direction | None = None, *, states: Iterable[State] = State
-    ) -> Transfer | None:
-        """The newest transfer of this direction in one of these states."""
-        query = select(transfers.c.id).where(transfers.c.state.in_([state.value for state in states]))
-        if direction is not None:
-            query = query.where(transfers.c.direction == direction.value)
+    def latest(self, direction: Direction) -> Transfer | None:
+        """The newest transfer of this direction."""
+        query = select(transfers.c.id).where(transfers.c.direction == direction.value)
         query = query.order_by(transfers.c.id.desc()).limit(1)
         found = self._database.read(lambda on: on.execute(query).scalar())
         return None if found is None else self.get(found)
+
+    def open_ones(self, direction: Direction) -> list[Transfer]:
+        """Those of this direction that can go on, the newest first."""
+        fits = (transfers.c.direction == direction.value, transfers.c.state.in_([s.value for s in OPEN]))
+        query = select(transfers.c.id).where(*fits).order_by(transfers.c.id.desc())
+        return [
+            self.get(found) for found in self._database.read(lambda on: on.execute(query).scalars().all())
+        ]
 
     def _locked(self, on: Connection, transfer_id: int) -> Any:
         left_over = (transfers.c.lease_until > database_now()).label("left_over")

@@ -15,7 +15,7 @@ from app.transfer.errors import NotPossible
 from app.transfer.holders import is_dead, this_process
 from app.transfer.mover import Mover, Moving, Watcher
 from app.transfer.plans import Direction, Limits, Plan, Scope, make_plan, rows_to_move
-from app.transfer.records import OPEN, Transfer, TransferRecords
+from app.transfer.records import Transfer, TransferRecords
 
 DRAIN_LOOK_SECONDS = 0.2
 HOLD_SPARE_SECONDS = 120.0  # for the last look and the plan of a long backlog
@@ -65,35 +65,53 @@ def _require_redis(queue: TaskQueue) -> None:
         raise NotPossible("Redis does not answer: nothing was begun")
 
 
+def _as_recorded(limits: Limits) -> Limits:
+    return limits
+
+
 def resume(
     queue: TaskQueue,
     direction: Direction,
     *,
     transfer_id: int | None = None,
+    adjusted: Callable[[Limits], Limits] = _as_recorded,
     watcher: Watcher = _unwatched,
     canaries: Canaries | None = None,
 ) -> Mover:
-    """Take up a transfer whose process is gone; without an id the newest open one of the direction.
+    """Take up a transfer whose process is gone; without an id the open one of the direction. It goes on
+    with its limits as `adjusted` makes them.
 
     One that is merely paused, in a living process, is told to go on, and `HolderLives` is raised. Raises
-    `NotPossible` if there is nothing to resume.
+    `NotPossible` if there is nothing to resume, or more than one that could be meant.
     """
     records = TransferRecords(queue.store.database)
     found = open_transfer(records, direction, transfer_id)
     records.resume(found.transfer_id)
+    limits = adjusted(found.limits)
     holder = this_process()
-    transfer = records.take(found.transfer_id, holder=holder, is_dead=is_dead)
+    transfer = records.take(found.transfer_id, holder=holder, is_dead=is_dead, limits=limits)
     return Mover(queue, transfer, holder=holder, watcher=watcher, canaries=canaries)
 
 
-def open_transfer(records: TransferRecords, direction: Direction, transfer_id: int | None) -> Transfer:
-    """The transfer that a verb means. Raises `NotPossible`."""
+def open_transfer(
+    records: TransferRecords, direction: Direction, transfer_id: int | None, *, scope: Scope | None = None
+) -> Transfer:
+    """The transfer that a verb means: the one with this id, or the open one of the direction, of the scope if
+    that is given. Raises `NotPossible`, also where several could be meant."""
     if transfer_id is not None:
-        return records.get(transfer_id)
-    found = records.latest(direction, states=OPEN)
-    if found is None:
-        raise NotPossible(f"there is no open {direction.value} to go on with")
-    return found
+        found = records.get(transfer_id)
+        if found.plan.direction is not direction:
+            raise NotPossible(f"transfer {transfer_id} is a {found.plan.direction.value}")
+        return found
+    candidates = records.open_ones(direction)
+    fitting = [each for each in candidates if scope is None or each.plan.scope == scope]
+    if len(fitting) == 1:
+        return fitting[0]
+    listed = ", ".join(f"{each.transfer_id} of {each.plan.scope}" for each in fitting or candidates)
+    if fitting:
+        raise NotPossible(f"several are open, say which by its number: {listed}")
+    other = f" of {scope}; open: {listed}" if candidates else ""
+    raise NotPossible(f"there is no open {direction.value} to go on with{other}")
 
 
 def roll_back_planned(

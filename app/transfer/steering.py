@@ -23,7 +23,7 @@ class Course:
 
 
 class Steering:
-    """`holder` runs the transfer; `throttle` None: nothing is held back, as when every second counts."""
+    """`holder` runs the transfer."""
 
     def __init__(
         self,
@@ -31,8 +31,9 @@ class Steering:
         transfer: Transfer,
         *,
         holder: str,
-        throttle: Throttle | None,
+        throttle: Throttle,
         sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         limits = transfer.limits
         self.chunk = ChunkSize(seconds=limits.chunk_seconds, largest=limits.batch_rows)
@@ -44,17 +45,27 @@ class Steering:
         self._throttle = throttle
         self._rate = Rate(limits.rows_per_second)
         self._sleep = sleep
+        self._clock = clock
+        self._held_seconds = 0.0
         self._next_beat = 0.0
+
+    @property
+    def working_seconds(self) -> float:
+        """A clock that stands still while the run is paused, throttled or held by its rate."""
+        return self._clock() - self._held_seconds
 
     def batch_rows(self) -> int:
         """Wait for as long as there is a reason to, then say how many rows the next batch may have.
 
         Raises `Superseded` once the transfer is aborted or somebody else's, and `DatabaseUnavailable`.
         """
-        while True:
-            if self._beat() is not State.PAUSED and not self._held_back() and not self._rate.wait_seconds:
-                return self._rate.largest_batch(self.chunk.rows)
+        began = self._clock()
+        while self._beat() is State.PAUSED or self._held_back() or self._rate.wait_seconds:
             self._sleep(max(0.005, min(STEP_SECONDS, self._rate.wait_seconds or STEP_SECONDS)))
+            now = self._clock()
+            self._held_seconds += now - began
+            began = now
+        return self._rate.largest_batch(self.chunk.rows)
 
     def spent(self, rows: int, seconds: float) -> None:
         """A batch was marked."""
@@ -63,13 +74,13 @@ class Steering:
 
     def wait(self, seconds: float) -> None:
         """Rest, and keep the lease."""
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
+        until = self._clock() + seconds
+        while (left := until - self._clock()) > 0:
             self._beat()
             self._sleep(min(STEP_SECONDS, left))
 
     def _beat(self) -> State:
-        now = time.monotonic()
+        now = self._clock()
         if now < self._next_beat:
             return self._records.state(self._transfer_id, holder=self._holder)
         self._next_beat = now + BEAT_SECONDS
@@ -82,7 +93,7 @@ class Steering:
         )
 
     def _held_back(self) -> bool:
-        reason = self._throttle.reason() if self._throttle is not None else None
+        reason = self._throttle.reason()
         if bool(reason) != bool(self.throttle_reason):
             self._next_beat = 0.0
             self._records.note(self._transfer_id, "throttled" if reason else "unthrottled", reason=reason)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 import click
@@ -15,7 +15,7 @@ from app.transfer.batches import BatchRecords
 from app.transfer.errors import NotPossible
 from app.transfer.holders import is_dead
 from app.transfer.mover import Mover, Moving
-from app.transfer.plans import Direction, Limits, Plan, Scope, make_plan
+from app.transfer.plans import Direction, Limits, Plan, Scope, make_plan, rows_to_move
 from app.transfer.progress import Progress
 from app.transfer.records import State, Transfer, TransferRecords
 from scripts.migration.commands import GOOD, PROBLEM, say
@@ -34,10 +34,13 @@ _OPTIONS = (
     click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Most rows a second."),
     click.option("--dry-run", is_flag=True, help="Show the plan and its hash; change nothing."),
     click.option("--plan", "plan_hash", help="Run only if the plan still has this hash."),
-    click.option("--resume", is_flag=True, help="Go on with the last one that did not end."),
+    click.option(
+        "--resume", is_flag=True, help="Go on with one that did not end; --rate and --batch-size hold."
+    ),
     click.option("--pause", is_flag=True, help="Tell the one that runs to wait."),
     click.option("--abort", is_flag=True, help="End the open one where it is."),
     click.option("--status", is_flag=True, help="Show the last one."),
+    click.option("--transfer", "transfer_id", type=int, help="Which one, by its number; else by its scope."),
     click.option("--verbose", is_flag=True, help="Tell of each phase and event."),
 )
 
@@ -64,6 +67,7 @@ class Wanted:
     pause: bool
     abort: bool
     status: bool
+    transfer_id: int | None
     verbose: bool
     as_json: bool
 
@@ -73,10 +77,18 @@ class Wanted:
         return Scope(chosen, name=self.name, percent=self.share)
 
     @property
+    def named_scope(self) -> Scope | None:
+        """The scope, if one of its options was given."""
+        return self.scope if self.priorities or self.name is not None or self.share != 100 else None
+
+    @property
     def limits(self) -> Limits:
-        return Limits(
-            rows_per_second=self.rate, **({"batch_rows": self.batch_size} if self.batch_size else {})
-        )
+        return self.adjusted(Limits())
+
+    def adjusted(self, limits: Limits) -> Limits:
+        """These limits, but for those that were given."""
+        rate = limits.rows_per_second if self.rate is None else self.rate
+        return replace(limits, rows_per_second=rate, batch_rows=self.batch_size or limits.batch_rows)
 
 
 class Show:
@@ -113,33 +125,59 @@ def move(
     """Do what the options say; returns the exit code. `begin` takes the place of starting a transfer."""
     if wanted.pause or wanted.abort or wanted.status:
         return control(system, direction, wanted)
+    if wanted.resume and not wanted.dry_run:
+        return go_on(system, direction, wanted)
     plan = make_plan(system.store, direction, wanted.scope)
     if wanted.dry_run:
         return show_plan(plan, as_json=wanted.as_json)
     confirm_plan(plan, wanted.plan_hash)
-    if wanted.resume and told_to_go_on(system, direction):
-        return control(system, direction, wanted)
-    if begin is not None and not wanted.resume:
+    if begin is not None:
         return begin()
     take_over = direction is Direction.RECALL
     return run_shown(
         system,
-        lambda show: (
-            runs.resume(system.queue, direction, watcher=show)
-            if wanted.resume
-            else runs.start(system.queue, plan, wanted.limits, take_over=take_over, watcher=show)
-        ),
+        lambda show: runs.start(system.queue, plan, wanted.limits, take_over=take_over, watcher=show),
         sum(plan.rows.values()),
         wanted,
     )
 
 
-def told_to_go_on(system: System, direction: Direction) -> bool:
-    """True for a paused transfer whose process lives: that one goes on, and nobody else is needed."""
+def go_on(system: System, direction: Direction, wanted: Wanted) -> int:
+    """Resume the transfer that the options mean; one that is paused in a living process goes on there."""
     records = TransferRecords(system.store.database)
-    found = runs.open_transfer(records, direction, None)
+    found = the_open_one(records, direction, wanted)
+    confirm_plan(found.plan, wanted.plan_hash)
+    if told_to_go_on(records, found, wanted):
+        return control(system, direction, wanted)
+    left = rows_to_move(system.store, found.plan, system.store.routing.refresh())
+    return run_shown(
+        system,
+        lambda show: runs.resume(
+            system.queue,
+            direction,
+            transfer_id=found.transfer_id,
+            adjusted=wanted.adjusted,
+            watcher=show,
+        ),
+        sum(left.values()),
+        wanted,
+    )
+
+
+def the_open_one(records: TransferRecords, direction: Direction, wanted: Wanted) -> Transfer:
+    """Raises `NotPossible` where the options mean none, or several."""
+    return runs.open_transfer(records, direction, wanted.transfer_id, scope=wanted.named_scope)
+
+
+def told_to_go_on(records: TransferRecords, found: Transfer, wanted: Wanted) -> bool:
+    """True for a paused transfer whose process lives: that one goes on, and nobody else is needed. Raises
+    `NotPossible` if it would have to go on with other limits."""
     lives = found.holder is not None and found.lease_left_seconds > 0 and not is_dead(found.holder)
-    return found.state is State.PAUSED and lives and records.resume(found.transfer_id)
+    if found.state is not State.PAUSED or not lives:
+        return False
+    if wanted.adjusted(found.limits) != found.limits:
+        raise NotPossible(f"{found.holder} lives and has its limits: resume it without others, or abort it")
+    return records.resume(found.transfer_id)
 
 
 def run_shown(system: System, make: Callable[[Show], Mover], total: int, wanted: Wanted) -> int:
@@ -164,25 +202,36 @@ def tell(system: System, transfer_id: int, done: Moving, wanted: Wanted) -> int:
 
 
 def control(system: System, direction: Direction, wanted: Wanted) -> int:
-    """Pause or abort the open transfer, or show the last one."""
+    """Pause or abort the open transfer, or show it; without an open one the last."""
     records = TransferRecords(system.store.database)
-    if wanted.pause:
-        found = runs.open_transfer(records, direction, None)
-        if not records.pause(found.transfer_id):
-            raise NotPossible(f"transfer {found.transfer_id} does not run: it is {found.state.value}")
-    elif wanted.abort:
-        found = runs.open_transfer(records, direction, None)
+    if wanted.pause or wanted.abort or wanted.resume:
+        shown = the_open_one(records, direction, wanted)
+        _turn(system, records, shown, wanted)
+    else:
+        shown = _to_show(records, direction, wanted)
+    value = report(system, shown.transfer_id)
+    text = "\n".join(f"{name:12} {_short(found)}" for name, found in value.items())
+    events = _events_text(system, shown.transfer_id) if wanted.verbose else ""
+    say(value, text + events, as_json=wanted.as_json)
+    done = wanted.pause or wanted.abort or shown.state in (State.COMPLETED, State.RUNNING)
+    return GOOD if done or wanted.resume else PROBLEM
+
+
+def _turn(system: System, records: TransferRecords, found: Transfer, wanted: Wanted) -> None:
+    if wanted.pause and not records.pause(found.transfer_id):
+        raise NotPossible(f"transfer {found.transfer_id} does not run: it is {found.state.value}")
+    if wanted.abort:
         records.abort(found.transfer_id, reason="aborted by an operator")
         system.queue.waking.rules_changed()
+
+
+def _to_show(records: TransferRecords, direction: Direction, wanted: Wanted) -> Transfer:
+    if wanted.transfer_id is not None or wanted.named_scope is not None:
+        return the_open_one(records, direction, wanted)
     last = records.latest(direction)
     if last is None:
         raise NotPossible(f"there has been no {direction.value} yet")
-    value = report(system, last.transfer_id)
-    text = "\n".join(f"{name:12} {_short(found)}" for name, found in value.items())
-    events = _events_text(system, last.transfer_id) if wanted.verbose else ""
-    say(value, text + events, as_json=wanted.as_json)
-    done = wanted.pause or wanted.abort or last.state in (State.COMPLETED, State.RUNNING)
-    return GOOD if done else PROBLEM
+    return last
 
 
 def report(system: System, transfer_id: int) -> dict[str, Any]:
@@ -194,10 +243,13 @@ def report(system: System, transfer_id: int) -> dict[str, Any]:
         "state": found.state.value,
         "phase": found.phase,
         "plan": found.plan_hash,
+        "scope": str(found.plan.scope),
+        "limits": asdict(found.limits),
         "planned": sum(found.plan.rows.values()),
         "totals": asdict(BatchRecords(system.store.database).totals(transfer_id)),
         "holder": found.holder,
         "throttle_reason": found.throttle_reason,
+        "last_ids": dict(found.cursors),
         "error": found.error,
         "started_at": found.started_at.isoformat() if found.started_at else None,
         "ended_at": found.ended_at.isoformat() if found.ended_at else None,
@@ -206,7 +258,7 @@ def report(system: System, transfer_id: int) -> dict[str, Any]:
 
 def _short(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {count:,}" for name, count in value.items())
+        return ", ".join(f"{name} {'-' if count is None else f'{count:,}'}" for name, count in value.items())
     return "-" if value is None else str(value)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import ExitStack
+
 import pytest
 
 from app.tasks.model import Priority
@@ -16,6 +19,7 @@ from app.transfer.mover import Mover
 from app.transfer.plans import Direction, Limits, Scope, make_plan
 from app.transfer.records import State, Transfer, TransferRecords
 from app.transfer.steering import Steering
+from app.transfer.throttle import Throttle
 from tests.contract.moving import FAST, dispatch, recall
 from tests.contract.parts import InBackground, MakeStore, at_once, make_queue_over
 from tests.contract.rows import Rows
@@ -41,6 +45,53 @@ def test_pause_reaches_a_running_mover_and_holds_until_resume(
     assert rows.count("DISPATCHED") == 0
     assert records.resume(mover.transfer_id)
     assert running.answer().moved == 60
+
+
+def test_a_pause_costs_no_patience(
+    server_rows: Rows, make_store: MakeStore, tickets: RQQueueManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row is locked, the run is paused for 100 of its seconds, and its patience is 60."""
+    queue = make_queue_over(make_store(server_rows, redis_percent=0))(tickets)
+    records = TransferRecords(queue.store.database)
+    task_id = server_rows.put()
+    mover = dispatch(queue, Scope((Priority.NORMAL,)), Limits(patience_seconds=60))
+    hours = Hours()
+    monkeypatch.setattr(mover, "_steering", hours.steer(mover, records, queue))
+    with ExitStack() as locks:
+        locks.enter_context(server_rows.locked(task_id))
+        hours.at(1, lambda: records.pause(mover.transfer_id))
+        hours.at(101, lambda: records.resume(mover.transfer_id))
+        hours.at(103, locks.close)
+        assert mover.run().moved == 1
+
+
+class Hours:
+    """A clock that only sleeping moves, and what happens at which of its seconds."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._plan: list[tuple[float, Callable[[], object]]] = []
+
+    def at(self, second: float, act: Callable[[], object]) -> None:
+        self._plan.append((second, act))
+
+    def sleep(self, seconds: float) -> None:
+        self._now += seconds
+        while self._plan and self._plan[0][0] <= self._now:
+            self._plan.pop(0)[1]()
+
+    def steer(self, mover: Mover, records: TransferRecords, queue: TaskQueue) -> Steering:
+        transfer = records.get(mover.transfer_id)
+        limits = Limits(database_threads=None, lock_waits=None, database_milliseconds=None)
+        throttle = Throttle(queue.store.database, None, limits)
+        return Steering(
+            records,
+            transfer,
+            holder=this_process(),
+            throttle=throttle,
+            sleep=self.sleep,
+            clock=lambda: self._now,
+        )
 
 
 def test_an_aborted_mover_stops_and_the_routing_stays_as_it_was(

@@ -133,6 +133,49 @@ def test_a_paused_migration_whose_process_lives_is_told_to_go_on(place: Place) -
     code, said = place.call(MIGRATE, "--resume")
     assert code == 2
     assert "run by elsewhere:1:1, which is alive" in said
+    assert place.call(MIGRATE, "--pause")[1]["state"] == "paused"
+    code, said = place.call(MIGRATE, "--resume", "--rate", "10")
+    assert code == 2
+    assert "resume it without others" in said
+
+
+def cut_short(place: Place, *options: str) -> int:
+    """A migration that failed and can be resumed; its number."""
+    with pytest.MonkeyPatch.context() as failing:
+        failing.setattr(Mover, "_bring", lambda *_: (_ for _ in ()).throw(DatabaseUnavailable("it is gone")))
+        assert place.call(MIGRATE, *options)[0] == 2
+    code, told = place.call(MIGRATE, "--status")
+    assert (code, told["state"]) == (1, "failed")
+    return int(told["transfer"])
+
+
+def test_a_resume_goes_by_its_own_limits_unless_it_is_given_others(place: Place) -> None:
+    submit(place, 30)
+    cut_short(place, "--rate", "5000", "--batch-size", "7")
+    code, told = place.call(MIGRATE, "--resume", "--batch-size", "20")
+    assert (code, told["state"]) == (0, "completed")
+    assert (told["limits"]["rows_per_second"], told["limits"]["batch_rows"]) == (5000, 20)
+    assert told["totals"]["batches"] == 2
+
+
+def test_of_several_open_ones_the_scope_or_the_number_says_which(place: Place) -> None:
+    submit(place, 3, priority="high")
+    submit(place, 4, priority="low")
+    first = cut_short(place, "--priority", "high")
+    second = cut_short(place, "--priority", "low")
+    code, said = place.call(MIGRATE, "--resume")
+    assert code == 2
+    assert f"{second} of low, {first} of high" in said
+    code, said = place.call(MIGRATE, "--resume", "--priority", "normal")
+    assert code == 2
+    assert "no open dispatch to go on with of normal" in said
+    code, told = place.call(MIGRATE, "--resume", "--priority", "high")
+    assert (code, told["transfer"], told["this_run"]["moved"]) == (0, first, 3)
+    assert place.call(ROLL_BACK, "--resume", "--transfer", str(second))[0] == 2
+    code, told = place.call(MIGRATE, "--resume", "--transfer", str(second), "--plan", told["plan"])
+    assert code == 2
+    code, told = place.call(MIGRATE, "--resume", "--transfer", str(second))
+    assert (code, told["transfer"], told["this_run"]["moved"]) == (0, second, 4)
 
 
 def test_only_what_can_be_resumed_says_so(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
