@@ -18,6 +18,8 @@ from app.tasks.tickets import RQQueueManager
 from app.transfer.batches import BatchRecord, BatchRecords
 
 DOUBT_ROWS = 1000
+AGAIN_ROWS = 5_000  # of a batch that is delivered again, in memory at once
+SLICE_IDS = 50_000  # of a queue that is read as a whole
 TAIL_SPARE = 500  # tickets that others may have pushed behind ours before the look
 
 
@@ -118,22 +120,44 @@ class Delivery:
 
     def deliver_again(self, record: BatchRecord) -> Delivered:
         """A batch whose delivery was cut short: push what is neither in the queue nor in a worker's hands."""
-        priority = record.priority
-        tickets = self._store.transfers.dispatched_between(priority, record.first_id, record.last_id)
-        look = self._tickets.look(priority)
-        _, missing = _parted(tickets, look.job_ids)
-        still = self._store.dispatched.current([(t.task_id, t.epoch) for t in missing])
-        missing = [ticket for ticket in missing if (ticket.task_id, ticket.epoch) in still]
-        pushed = self._tickets.push(missing)
-        look = self._tickets.look(priority)
-        seen, unseen = _parted(tickets, look.job_ids)
-        confirmed = self._confirm(seen, look.incarnation)
-        self._doubt(unseen)
-        counts = Delivered(pushed, len(seen), confirmed)
+        pushed = read_back = confirmed = 0
+        after_id = record.first_id - 1
+        while tickets := self._store.transfers.dispatched_between(
+            record.priority, after_id + 1, record.last_id, limit=AGAIN_ROWS
+        ):
+            done = self._push_missing(record.priority, tickets)
+            pushed, read_back = pushed + done.pushed, read_back + done.read_back
+            confirmed += done.confirmed
+            after_id = tickets[-1].task_id
+        counts = Delivered(pushed, read_back, confirmed)
         self._batches.delivered(
-            self._transfer_id, record.number, pushed=pushed, read_back=len(seen), confirmed=confirmed
+            self._transfer_id, record.number, pushed=pushed, read_back=read_back, confirmed=confirmed
         )
         return counts
+
+    def _push_missing(self, priority: Priority, tickets: list[Ticket]) -> Delivered:
+        standing, _ = self._standing(priority, tickets)
+        _, missing = _parted(tickets, standing)
+        still = self._store.dispatched.current([(t.task_id, t.epoch) for t in missing])
+        pushed = self._tickets.push([t for t in missing if (t.task_id, t.epoch) in still])
+        standing, incarnation = self._standing(priority, tickets)
+        seen, unseen = _parted(tickets, standing)
+        confirmed = self._confirm(seen, incarnation)
+        self._doubt(unseen)
+        return Delivered(pushed, len(seen), confirmed)
+
+    def _standing(self, priority: Priority, tickets: list[Ticket]) -> tuple[set[str], int]:
+        """Which of the tickets stand in their queue, and in which incarnation. From its end: what workers
+        take from the head meanwhile, or others push, hides none."""
+        wanted = {ticket.job_id for ticket in tickets}
+        found: set[str] = set()
+        read = 0
+        while True:
+            look = self._tickets.look(priority, first=-(read + SLICE_IDS), last=-(read + 1))
+            found |= wanted.intersection(look.job_ids)
+            read += SLICE_IDS
+            if read >= look.length or len(found) == len(wanted):
+                return found, look.incarnation
 
 
 def _parted(tickets: list[Ticket], job_ids: Collection[str]) -> tuple[list[Ticket], list[Ticket]]:

@@ -22,7 +22,6 @@ from app.tasks.migrate import pending
 from app.tasks.model import PRIORITIES
 from app.tasks.routing import Intake
 from app.tasks.schema import metadata
-from app.tasks.tickets import connect
 
 MOST_CLOCK_SECONDS = 2.0
 LEAST_FREE_BYTES = 1 << 30
@@ -165,7 +164,9 @@ def _disk(system: System) -> Iterator[Check]:
 
 
 def _client(system: System) -> Any:
-    return connect(system.config.RQ_REDIS_URL)
+    """For the checks that there are with Redis only."""
+    assert system.tickets is not None
+    return system.tickets.client
 
 
 def _redis(system: System) -> Iterator[Check]:

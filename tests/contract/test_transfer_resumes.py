@@ -66,6 +66,42 @@ def test_a_batch_that_was_marked_and_never_pushed_is_delivered_by_the_resume(
     assert BatchRecords(queue.store.database).undelivered(mover.transfer_id) == []
 
 
+def test_a_batch_is_delivered_again_a_part_at_a_time_and_no_ticket_twice(
+    rows: Rows,
+    make_queue: MakeQueue,
+    tickets: RQQueueManager,
+    records: TransferRecords,
+    raw: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The push arrived, its answer did not; a worker has taken some, and others stand before and behind."""
+    queue = make_queue(tickets)
+    monkeypatch.setattr("app.transfer.delivery.AGAIN_ROWS", 7)
+    monkeypatch.setattr("app.transfer.delivery.SLICE_IDS", 4)
+    raw.rpush("rq:queue:normal", *[f"t{number}-e1" for number in range(1, 10)])
+    rows.put(count=30)
+    push = RQQueueManager.push
+
+    def push_unanswered(self: RQQueueManager, wanted: Any, **how: Any) -> int:
+        push(self, wanted[:20], **how)
+        raise DatabaseUnavailable("killed")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(RQQueueManager, "push", push_unanswered)
+        with pytest.raises(DatabaseUnavailable):
+            dispatch(queue, Scope((Priority.NORMAL,))).run()
+    raw.rpush("rq:queue:normal", "t10-e1")
+    before = listed(raw, "normal")
+    assert len(before) == 30
+    assert runs.resume(queue, Direction.DISPATCH).run().moved == 0
+    after = listed(raw, "normal")
+    assert (after[:30], len(after), len(set(after))) == (before, 40, 40)
+    last = records.latest(Direction.DISPATCH)
+    assert last is not None
+    totals = BatchRecords(queue.store.database).totals(last.transfer_id)
+    assert (totals.marked, totals.pushed, totals.read_back) == (30, 10, 30)
+
+
 def test_a_batch_that_nobody_delivers_again_is_found_by_the_sweeper(
     rows: Rows, make_queue: MakeQueue, tickets: RQQueueManager, raw: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -366,6 +366,39 @@ def test_jobs_of_other_programs_are_named_unless_they_are_allowed(few: Few) -> N
     assert few.verify(foreign_allowed=True).exit_code == 0
 
 
+def test_more_foreign_entries_than_can_be_looked_at_are_counted_and_no_pass(
+    few: Few, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.transfer.verification.suspects.MOST_SUSPECTS", 2)
+    few.raw.rpush("rq:queue:low", *[f"0e6bb2a1-{number}" for number in range(5)])
+
+    report = few.verify()
+
+    assert len(report.findings) == 2
+    assert report.unread == ["3 more entries of the queues are no tickets and were not looked at"]
+    assert few.verify(foreign_allowed=True).exit_code == 0
+
+
+def test_a_mark_of_the_window_that_is_no_number_is_unread_and_no_pass(few: Few) -> None:
+    few.raw.hset("twintrack:overflow:low", "from", "seventeen")
+
+    report = few.verify()
+
+    assert report.unread == ["the mark of the window of low is no number"]
+    assert report.exit_code == 2
+
+
+def test_payloads_are_read_a_few_at_a_time_and_add_up_the_same(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.transfer.verification.rows.PAYLOADS_AT_ONCE", 7)
+    site.grow(40)
+
+    report = site.verify(digests_in_database=False)
+
+    assert (report.findings, report.pending, report.unread, report.rows) == ([], {}, [], 40)
+
+
 def test_many_stretches_are_added_up_like_one(
     few: Few, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

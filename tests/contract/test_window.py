@@ -273,6 +273,19 @@ def test_without_its_mark_a_backlog_is_found_by_its_rows(waited: bool, one: Sett
     assert sorted(served) == ids + overtaking
 
 
+def test_a_mark_that_somebody_spoilt_stops_nobody_and_its_rows_are_found(one: Setting) -> None:
+    ids = one.submit(3 * WINDOW)
+    one.raw.hset("twintrack:overflow:normal", "from", "seventeen")
+    assert one.tickets.overflows() == {}
+    one.serve(WINDOW)
+    one.grow_old()
+    served = ids[:WINDOW]
+    for _ in range(4):
+        one.sweep(later=31)
+        served += one.serve_all()
+    assert sorted(served) == ids
+
+
 def test_a_backlog_that_nobody_pushed_is_left_to_the_refiller(
     one: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -134,12 +134,15 @@ class TransferRows:
         query = f"SELECT COUNT(*) FROM tasks WHERE {where}"  # noqa: S608
         return self._database.read(lambda on: int(on.exec_driver_sql(query, tuple(values)).scalar_one()))
 
-    def dispatched_between(self, priority: Priority, first_id: int, last_id: int) -> list[Ticket]:
-        """The tickets of DISPATCHED rows between these ids, whatever was seen of them, ascending."""
+    def dispatched_between(
+        self, priority: Priority, first_id: int, last_id: int, *, limit: int
+    ) -> list[Ticket]:
+        """The tickets of the first DISPATCHED rows between these ids, whatever was seen of them."""
         query = (
             "SELECT id, epoch, name, timeout_seconds FROM tasks"  # noqa: S608
             f" WHERE id BETWEEN {int(first_id)} AND {int(last_id)}"
-            f" AND {self._sql.status_is(Status.DISPATCHED)} AND priority = {priority.rank} ORDER BY id"
+            f" AND {self._sql.status_is(Status.DISPATCHED)} AND priority = {priority.rank}"
+            f" ORDER BY id LIMIT {int(limit)}"
         )
         rows = self._database.read(lambda on: on.exec_driver_sql(query).cursor.fetchall())
         return [Ticket(task_id, epoch, priority, name, timeout) for task_id, epoch, name, timeout in rows]

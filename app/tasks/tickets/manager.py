@@ -217,8 +217,11 @@ class RQQueueManager:
         keys = [self.overflow_key(priority) for priority in PRIORITIES]
         keys += [self.queue_key(priority) for priority in PRIORITIES]
         answer = self._call("overflow", keys, [])
-        pairs = zip(PRIORITIES, answer[::2], answer[1::2], strict=True)
-        return {priority: Overflow(int(start), int(length)) for priority, start, length in pairs if start}
+        found = list(zip(PRIORITIES, answer[::2], answer[1::2], strict=True))
+        for priority, start, _ in found:
+            if start and not start.isdigit():
+                self.close_overflow(priority)  # rows behind a spoilt mark are found by their missing tickets
+        return {priority: Overflow(int(at), int(length)) for priority, at, length in found if at.isdigit()}
 
     def open_overflow(self, priority: Priority, start: int) -> None:
         """Rows from this id on are found to have no ticket: they are for the refiller."""

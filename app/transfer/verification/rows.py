@@ -6,7 +6,7 @@ digests, row by row in this process. Raises `DatabaseUnavailable`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -21,6 +21,7 @@ from app.transfer.digests import KEPT, DigestSql, TimeLimits, digest_of_kept, su
 NO_WINDOW = 2**63 - 1
 RANKS = range(4)
 IDS_AT_ONCE = 1_000
+PAYLOADS_AT_ONCE = 500
 SILENT_SECONDS = 30.0
 NAME_PLACE = KEPT.index("name") + 1  # so many of the kept columns say what a ticket must
 
@@ -124,10 +125,8 @@ class RowReader:
         as_text = {"created_at": f"{self._sql.time('created_at')} AS created_at"}
         wanted = KEPT if digests else KEPT[:NAME_PLACE]
         columns = ", ".join(["status", "epoch", *(as_text.get(name, name) for name in wanted)])
-        query = text(f"SELECT {columns} FROM tasks WHERE id > :after AND id <= :last")  # noqa: S608
         total = Totals()
-        rows = self._database.read(lambda on: on.execute(query, dict(values)).all())
-        for status, epoch, *of_row in rows:
+        for status, epoch, *of_row in self._paged(columns, values["after"], values["last"]):
             task_id, rank, _, own_limit, _, name = of_row[:NAME_PLACE]
             total.add(status, rank, 1, summed(digest_of_kept(of_row)) if digests else 0)
             if status == DISPATCHED and task_id < starts.get(rank, NO_WINDOW):
@@ -135,6 +134,20 @@ class RowReader:
                 ticket = ticket_digest(task_id, epoch, rank, self._limits.of(name, rank, own_limit))
                 total.tickets[rank] = (count + 1, of_tickets + ticket)
         return total
+
+    def _paged(self, columns: str, after: int, last: int) -> Iterator[Any]:
+        """Rows of a stretch with their payloads, which may be long: a few at a time. `id` is the third."""
+        query = text(
+            f"SELECT {columns} FROM tasks WHERE id > :after AND id <= :last"  # noqa: S608
+            " ORDER BY id LIMIT :rows"
+        )
+        while True:
+            values = {"after": after, "last": last, "rows": PAYLOADS_AT_ONCE}
+            rows = self._database.read(lambda on, values=values: on.execute(query, values).all())  # type: ignore[misc]
+            yield from rows
+            if len(rows) < PAYLOADS_AT_ONCE:
+                return
+            after = int(rows[-1][2])
 
     # --- single rows --------------------------------------------------------------------------------
 

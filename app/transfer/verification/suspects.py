@@ -70,6 +70,7 @@ class Suspects:
         self.ids: set[int] = set()
         self.foreign: set[bytes] = set()
         self.dropped = 0  # more than could be looked at
+        self.foreign_dropped = 0
 
     def add(self, ids: Iterable[int]) -> None:
         for task_id in ids:
@@ -81,11 +82,18 @@ class Suspects:
     def add_foreign(self, entry: bytes) -> None:
         if len(self.foreign) < MOST_SUSPECTS:
             self.foreign.add(entry)
+        elif entry not in self.foreign:
+            self.foreign_dropped += 1
+
+    def forget_foreign(self) -> None:
+        """Entries that are no tickets of ours may be there."""
+        self.foreign.clear()
+        self.foreign_dropped = 0
 
     def forget_tickets(self) -> None:
         """Redis cannot be read: what is suspect by its tickets cannot be judged."""
         self._tickets = None
-        self.foreign.clear()
+        self.forget_foreign()
 
     def settle(self, patience: Patience) -> Settled:
         """Look until each has been cleared, has kept its fault, or patience ends.

@@ -202,9 +202,11 @@ class TicketReader:
         with _reading():
             for rank, queue in enumerate(QUEUES):
                 fields: Any = self._client.hmget(f"twintrack:{self._prefix}overflow:{queue}", "from", "low")
-                known = [int(value) for value in fields if value]
+                known = [value for value in fields if value]
+                if not all(value.isdigit() for value in known):
+                    raise Unread(f"the mark of the window of {queue} is no number")
                 if known:
-                    starts[rank] = min(known)
+                    starts[rank] = min(map(int, known))
         return starts
 
     def in_hand(self, worker_ids: Sequence[str]) -> set[int]:

@@ -128,7 +128,7 @@ class Verifier:
             return
         report.tickets = {QUEUES[rank]: count for rank, count in meeting.counts.items()}
         if self._wanted.foreign_allowed:
-            suspects.foreign.clear()
+            suspects.forget_foreign()
 
     def _give_up(self, report: Report, error: Unread) -> None:
         report.unread.append(str(error))
@@ -204,6 +204,9 @@ class Verifier:
         report.pending |= settled.pending
         if suspects.dropped:
             report.unread.append(f"{suspects.dropped:,} more tasks are suspect and were not looked at")
+        if suspects.foreign_dropped:
+            more = f"{suspects.foreign_dropped:,} more entries of the queues"
+            report.unread.append(f"{more} are no tickets and were not looked at")
 
     def _inversions(self, check: BaselineCheck, explained: set[str]) -> list[Finding]:
         """Pairs that stand the wrong way round: judged by the rows as they are now, so that whoever has
