@@ -43,6 +43,7 @@ def run_ticket(task_id: int, epoch: int) -> dict[str, Any]:
     lease = system.settings.lease_seconds
     lease_ends = boot_clock() + lease
     answer = system.store.claims.tickets([(task_id, epoch)], holder=holder, lease_seconds=lease)
+    answer = system.store.turns.without_taken(answer)
     if answer.refused:
         # its queue is paused or fenced: the ticket is spent, so the row must not count as confirmed
         system.store.dispatched.unconfirm(answer.refused)

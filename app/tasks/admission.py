@@ -21,6 +21,11 @@ ALIKE_CHARACTERS = 4_000_000  # of payload in one statement, far below any serve
 Decision = Placement | Submitted | TaskError
 
 
+def user_slots(user_id: str, limit: int) -> list[str]:
+    """The active keys that a user's tasks share, of which each takes one; none: there is no limit."""
+    return [f"{user_id}#{number}" for number in range(1, limit + 1)]
+
+
 class Admission:
     def __init__(self, settings: CoreSettings, now: Callable[[], datetime]) -> None:
         self._limit = settings.active_tasks_per_user
@@ -55,9 +60,7 @@ class Admission:
 
     def slots(self, new: NewTask) -> list[str]:
         """The active keys that this task may take: the unique key lets one task have each."""
-        if not self._limit or new.user_id is None:
-            return []
-        return [f"{new.user_id}#{number}" for number in range(1, self._limit + 1)]
+        return [] if new.user_id is None else user_slots(new.user_id, self._limit)
 
     def free_slots(self, new: NewTask, taken: Mapping[str, int]) -> list[str]:
         """Those that no task has. Raises `UserLimitReached` if there is none."""

@@ -13,6 +13,7 @@ from datetime import datetime
 
 import structlog
 
+from app.tasks.admission import user_slots
 from app.tasks.errors import RedisUnavailable, TaskError
 from app.tasks.missing_tickets import MissingTickets
 from app.tasks.model import Moved, Priority, Track
@@ -198,6 +199,7 @@ class Sweeper:
     def _full_pass(self, glance: Glance, rules: Routing, overflows: Overflows, healed: Healed) -> None:
         """Everything for which the glance saw a reason."""
         self._holds(rules, healed)
+        self._let_imported_in(healed)
         self._reclaim_expired(healed, some=glance.processing)
         lengths = self._lengths()
         for route in rules.values():
@@ -228,6 +230,14 @@ class Sweeper:
             self.queue.push_moved(moves)
             healed.let_in += len(moves)
             self._users_wait = bool(self._settings.user_concurrency or moves)
+        if self._store.slots.some_wait:
+            self._let_imported_in(healed)
+
+    def _let_imported_in(self, healed: Healed) -> None:
+        limit = self._settings.active_tasks_per_user
+        moves = self._store.slots.make_up(lambda user: user_slots(user, limit))
+        self.queue.push_moved(moves)
+        healed.let_in += len(moves)
 
     def _move_up(self, route: Route, healed: Healed) -> None:
         """The age bonus, if there is one: a batch per pass, so that a long backlog does not move at once."""

@@ -265,6 +265,32 @@ user_waits = Table(
     mysql_charset="utf8mb4",
 )
 
+# Imported tasks beyond their user's limit of active ones, until one of that user's tasks ends.
+slot_waits = Table(
+    "slot_waits",
+    metadata,
+    Column("task_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("user_id", short_word(128), nullable=False),
+    Column("priority", PriorityRank, nullable=False),
+    # a user's next one, and the users that wait
+    Index("ix_slot_waits_next", "user_id", "priority", "task_id"),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+)
+
+# Legacy tables whose rows became tasks: what they call things, as JSON. `writing` is set only inside our own
+# transactions, where a database knows no other way to tell a guard that it is us.
+legacy_sources = Table(
+    "legacy_sources",
+    metadata,
+    Column("name", short_word(32), primary_key=True),
+    Column("definition", LONG_TEXT, nullable=False),
+    Column("writing", Boolean, nullable=False, server_default=false()),
+    Column("changed_at", UtcDateTime, nullable=False),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+)
+
 # Gates that claims of a user pass one by one: users share them, and the rows never change.
 user_gates = Table(
     "user_gates",

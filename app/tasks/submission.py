@@ -14,6 +14,7 @@ from app.tasks.handlers import Handler, HandlerRegistry, write_json
 from app.tasks.ids import IdSource
 from app.tasks.model import RUN_KEYS, NewTask, Priority
 from app.tasks.settings import CoreSettings
+from app.tasks.sources import SOURCE_KEYS, is_imported
 
 KEY_CHARACTERS = 128
 RETRIES_LIMIT = 1000
@@ -130,6 +131,9 @@ def _key_problems(request: TaskRequest) -> list[FieldProblem]:
             problems.append(FieldProblem(field, message))
     if isinstance(request.idempotency_key, str) and request.idempotency_key.startswith(RUN_KEYS):
         problems.append(FieldProblem("idempotency_key", f"must not begin with {RUN_KEYS!r}: schedules do"))
+    if is_imported(request.idempotency_key if isinstance(request.idempotency_key, str) else None):
+        reason = f"must not begin with {SOURCE_KEYS!r}: imported tasks do"
+        problems.append(FieldProblem("idempotency_key", reason))
     return problems
 
 

@@ -62,7 +62,8 @@ def task_rules(handlers: Iterable[str]) -> list[Rule]:
               "status IN ('QUEUED', 'DISPATCHED') AND waiting_since IS NULL"),
         _task("scheduled", "a scheduled task has a time, a hold, or waits for its user",
               "status = 'SCHEDULED' AND run_at IS NULL AND held = false"
-              " AND id NOT IN (SELECT task_id FROM user_waits)"),
+              " AND id NOT IN (SELECT task_id FROM user_waits)"
+              " AND id NOT IN (SELECT task_id FROM slot_waits)"),
         _task("time", "only a scheduled task has a time to run at",
               "status <> 'SCHEDULED' AND run_at IS NOT NULL"),
         _task("confirmed", "only a task that waits in Redis has a ticket that was seen",
@@ -125,7 +126,8 @@ def user_rules(*, active_limit: int, concurrency: int) -> list[Rule]:
               "active_key IS NOT NULL AND user_id IS NULL"),
     ]  # fmt: skip
     if active_limit:
-        too_many = f"SELECT user_id FROM tasks WHERE {live} AND {no_test}"  # noqa: S608
+        in_line = "id NOT IN (SELECT task_id FROM slot_waits)"
+        too_many = f"SELECT user_id FROM tasks WHERE {live} AND {no_test} AND {in_line}"  # noqa: S608
         meaning = f"no user has more than {active_limit} active tasks"
         rules.append(_users("active tasks", meaning, too_many, active_limit))
     if concurrency:

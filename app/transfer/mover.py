@@ -11,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 import structlog
 from sqlalchemy.engine import Connection
@@ -25,9 +26,10 @@ from app.tasks.model import Priority, Ticket, Track
 from app.tasks.queue import TaskQueue
 from app.tasks.routing import Route
 from app.tasks.store.routing import hold_routing
-from app.tasks.store.transfers import Aim, Candidate
+from app.tasks.store.transfers import Aim
 from app.transfer.batches import BatchRecord, BatchRecords
 from app.transfer.canaries import Canaries
+from app.transfer.cargo import Cargo, Held, WaitingTasks
 from app.transfer.delivery import Delivered, Delivery, Marked
 from app.transfer.errors import Incomplete, NotPossible, Superseded, TransferError
 from app.transfer.plans import Direction
@@ -78,8 +80,9 @@ class Mover:
         holder: str,
         watcher: Watcher = lambda moving: None,
         canaries: Canaries | None = None,
+        cargo: Cargo | None = None,
     ) -> None:
-        """Raises `NotPossible` for a dispatch without Redis."""
+        """Without `cargo` it moves our own waiting tasks. Raises `NotPossible`: a dispatch without Redis."""
         self._queue = queue
         self._store = queue.store
         self._transfer = transfer
@@ -88,22 +91,27 @@ class Mover:
         self._canaries = canaries or Canaries()
         self._records = TransferRecords(queue.store.database)
         self._batches = BatchRecords(queue.store.database)
-        self._soundness = Soundness(queue.handlers, payload_limit_bytes=queue.settings.payload_limit_bytes)
-        self._dispatches = transfer.plan.direction is Direction.DISPATCH
-        tickets = queue.tickets if self._dispatches else None
+        self._direction = transfer.plan.direction
+        self._dispatches = self._direction is Direction.DISPATCH
+        self._cargo = cargo or self._waiting_tasks()
+        tickets = None if self._direction is Direction.RECALL else queue.tickets
         throttle = Throttle(queue.store.database, tickets, transfer.limits)
         self._steering = Steering(self._records, transfer, holder=holder, throttle=throttle)
+        if self._dispatches and tickets is None:
+            raise NotPossible("there is no Redis to dispatch to: RQ_ENABLED is false")
         self._delivery: Delivery | None = None
-        if self._dispatches:
-            if queue.tickets is None:
-                raise NotPossible("there is no Redis to dispatch to: RQ_ENABLED is false")
-            self._delivery = Delivery(
-                queue.store, queue.tickets, self._batches, transfer_id=transfer.transfer_id
-            )
+        if tickets is not None:
+            self._delivery = Delivery(queue.store, tickets, self._batches, transfer_id=transfer.transfer_id)
         self._number = 0
         self._began = time.monotonic()
         planned = sum(transfer.plan.rows.values())
         self._moving = Moving("beginning", 0, 0, 0, 0, planned, 0.0)
+
+    def _waiting_tasks(self) -> Cargo:
+        queue = self._queue
+        soundness = Soundness(queue.handlers, payload_limit_bytes=queue.settings.payload_limit_bytes)
+        track, transfer_id = self._direction.track, self._transfer.transfer_id
+        return WaitingTasks(queue.store.transfers, soundness, track=track, transfer_id=transfer_id)
 
     @property
     def transfer_id(self) -> int:
@@ -160,7 +168,7 @@ class Mover:
         self._enter(f"{priority.value}: until none is left")
         self._until_none(aim)
         self._records.note(self._transfer.transfer_id, "priority complete", priority=priority.value)
-        if not self._dispatches:
+        if self._direction is Direction.RECALL:
             self._clear_tickets(priority)
 
     def _send_canaries(self) -> None:
@@ -197,7 +205,7 @@ class Mover:
         last_progress = self._steering.working_seconds
         while True:
             moved = self._pass(aim)
-            left = self._store.transfers.count(aim)
+            left = self._cargo.count(aim)
             if left == 0:
                 return
             now = self._steering.working_seconds
@@ -227,19 +235,9 @@ class Mover:
     def _pass(self, aim: Aim, *, most: int | None = None) -> int:
         """Walk once along the backlog, or along its first rows. Returns how many it took out of it."""
         total = 0
-        for confirmed_in in self._stretches(aim):
-            total += self._walk(Walk(aim, confirmed_in, most=most))
+        for stretch in self._cargo.stretches(aim):
+            total += self._walk(Walk(aim, stretch, most=most))
         return total
-
-    def _stretches(self, aim: Aim) -> Iterator[int]:
-        """The values of `confirmed_in` among the rows: within one, the index gives the order."""
-        if self._dispatches:
-            yield 0
-            return
-        last = -1
-        while (found := self._store.transfers.next_confirmed(aim, after=last)) is not None:
-            yield found
-            last = found
 
     def _walk(self, walk: Walk) -> int:
         """Keep the markers and the delivery busy until there is nothing to pick; then wait for all."""
@@ -302,15 +300,16 @@ class Mover:
             began = time.monotonic()
             made = None
             with walk.in_turn(turn):  # the next one picks behind us while we write
-                self._hold(on, walk.aim)
-                rows = self._pick(on, walk, limit)
-                if not rows:
+                held = self._hold(on, walk.aim)
+                picked = self._cargo.pick(on, walk.aim, walk.stretch, walk.cursor, limit)
+                if picked is None:
                     walk.over = True
                     return
-                walk.after_id = rows[-1].task_id
+                walk.cursor = picked.cursor
                 self._number += 1
                 number = self._number
-            made = self._write(on, walk, rows, number, began)
+            if picked.rows:
+                made = self._write(on, held, walk, picked.rows, number, began)
 
         try:
             self._store.database.run(work)
@@ -321,50 +320,37 @@ class Mover:
             walk.end_turn(turn)
         return made
 
-    def _hold(self, on: Connection, aim: Aim) -> None:
+    def _hold(self, on: Connection, aim: Aim) -> Held:
         """The routing, held until the commit: it must still be ours, and must not flee from Redis."""
         priority = aim.route.priority
-        rules, _ = hold_routing(on, [priority])
+        rules, now = hold_routing(on, [priority])
         if rules[priority].transfer_id != self._transfer.transfer_id:
             raise Superseded(f"transfer {self._transfer.transfer_id} no longer has {priority.value}")
         self._records.state(self._transfer.transfer_id, holder=self._holder, on=on)
         if self._dispatches and rules[priority].fallback:
             raise RedisUnavailable("the tasks have fallen back to the database: resume when Redis is back")
+        return Held(rules[priority], now)
 
-    def _pick(self, on: Connection, walk: Walk, limit: int) -> list[Candidate]:
-        return self._store.transfers.pick(
-            on,
-            walk.aim,
-            after_id=walk.after_id,
-            limit=limit,
-            confirmed_in=walk.confirmed_in,
-            payload_limit_bytes=self._soundness.payload_limit_bytes,
-        )
-
-    def _write(self, on: Connection, walk: Walk, rows: list[Candidate], number: int, began: float) -> Marked:
-        store, priority = self._store.transfers, walk.aim.route.priority
-        flaws = {}
-        if self._dispatches:
-            flaws = self._soundness.flaws(rows, lambda ids: store.payloads(on, ids))
-        sound = [row for row in rows if row.task_id not in flaws] if flaws else rows
+    def _write(
+        self, on: Connection, held: Held, walk: Walk, rows: Sequence[Any], number: int, began: float
+    ) -> Marked | None:
+        priority = walk.aim.route.priority
         incarnation = self._delivery.incarnation(priority) if self._delivery else 0
-        store.mark(on, [row.task_id for row in sound], walk.aim.track, confirmed_in=incarnation)
-        store.quarantine(on, flaws, transfer_id=self._transfer.transfer_id)
-        tickets = [
-            Ticket(task_id, epoch + 1, priority, name, timeout) for task_id, epoch, timeout, _, name in sound
-        ]
+        batch = self._cargo.mark(on, held, walk.aim, rows, incarnation)
+        if batch is None:
+            return None
         record = BatchRecord(
             number=number,
             priority=priority,
-            first_id=rows[0].task_id,
-            last_id=rows[-1].task_id,
-            marked=len(sound),
-            quarantined=len(flaws),
-            digest=_digest(tickets),
+            first_id=batch.first_id,
+            last_id=batch.last_id,
+            marked=batch.marked,
+            quarantined=batch.quarantined,
+            digest=_digest(batch.tickets),
             mark_seconds=time.monotonic() - began,
         )
         self._batches.add(on, self._transfer.transfer_id, record)
-        return Marked(record, tickets, incarnation)
+        return Marked(record, batch.tickets, incarnation)
 
     def _carry(self, batch: Marked) -> Delivered:
         """Deliver; an outage of Redis that is over soon is waited for."""

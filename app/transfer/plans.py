@@ -19,21 +19,23 @@ from app.transfer.errors import NotPossible
 class Direction(StrEnum):
     DISPATCH = "dispatch"
     RECALL = "recall"
+    IMPORT = "import"
 
     @property
     def track(self) -> Track:
-        """Where the rows go."""
-        return Track.REDIS if self is Direction.DISPATCH else Track.DATABASE
+        """Where the rows go; those of an import go where the routing says, by Redis if any do."""
+        return Track.DATABASE if self is Direction.RECALL else Track.REDIS
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
     """Which tasks: of these priorities, of one name if it is given, and of those `percent` in a hundred,
-    the same ones each time."""
+    the same ones each time. Of an import: the rows of the legacy table `source`."""
 
     priorities: tuple[Priority, ...] = PRIORITIES
     name: str | None = None
     percent: int = 100
+    source: str | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -45,6 +47,7 @@ class Scope:
         words = [", ".join(priority.value for priority in self.priorities)]
         words += [f"tasks named {self.name}"] if self.name is not None else []
         words += [f"{self.percent} %"] if self.percent != 100 else []
+        words += [f"of {self.source}"] if self.source is not None else []
         return ", ".join(words)
 
 
@@ -103,9 +106,12 @@ class Plan:
         return Aim(self.targets[route.priority].applied_to(route), self.direction.track)
 
     def to_json(self) -> dict[str, Any]:
+        scope = asdict(self.scope)
+        if self.scope.source is None:
+            del scope["source"]
         return {
             "direction": self.direction.value,
-            "scope": asdict(self.scope),
+            "scope": scope,
             "targets": {priority.value: asdict(target) for priority, target in self.targets.items()},
             "rows": {priority.value: count for priority, count in self.rows.items()},
         }
@@ -115,7 +121,7 @@ class Plan:
         scope = data["scope"]
         return cls(
             direction=Direction(data["direction"]),
-            scope=Scope(tuple(map(Priority, scope["priorities"])), scope["name"], scope["percent"]),
+            scope=Scope(**(scope | {"priorities": tuple(map(Priority, scope["priorities"]))})),
             targets={Priority(name): Target(**target) for name, target in data["targets"].items()},
             rows={Priority(name): count for name, count in data["rows"].items()},
         )

@@ -68,7 +68,8 @@ class TransferRecords:
         """Record a new transfer, give it its priorities, and change the routing if the rows follow a flip.
 
         A dispatch brings the rows ahead of the flip. A recall flips first, and fences what is in Redis if all
-        of a priority comes back. Raises `PriorityTaken`; with `take_over` the other transfer is aborted.
+        of a priority comes back. An import flips nothing. Raises `PriorityTaken`; with `take_over` the other
+        transfer is aborted.
         """
 
         def work(on: Connection) -> int:
@@ -106,15 +107,14 @@ class TransferRecords:
             self._close(on, transfer_id, State.ABORTED, "taken over by another transfer")
 
     def _first_routing(self, on: Connection, transfer_id: int, plan: Plan) -> None:
-        recall = plan.direction is Direction.RECALL
         for priority, target in plan.targets.items():
             values: dict[str, Any] = {"transfer_id": transfer_id}
-            if recall:
+            if plan.direction is Direction.RECALL:
                 names = dict(target.name_percents)
                 values |= {"redis_percent": target.redis_percent, "name_percents": names}
                 if plan.scope.is_whole:
                     values["fenced_track"] = Track.REDIS.value
-            else:
+            elif plan.direction is Direction.DISPATCH:
                 values["moving_to"] = Track.REDIS.value
             change_routing(on, [priority], **values)
 

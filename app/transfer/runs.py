@@ -13,6 +13,7 @@ from app.tasks.routing import Intake
 from app.transfer.canaries import Canaries
 from app.transfer.errors import NotPossible
 from app.transfer.holders import is_dead, this_process
+from app.transfer.legacy.importing import legacy_rows
 from app.transfer.mover import Mover, Moving, Watcher
 from app.transfer.plans import Direction, Limits, Plan, Scope, make_plan, rows_to_move
 from app.transfer.records import Transfer, TransferRecords
@@ -55,7 +56,15 @@ def start(
         _require_redis(queue)
     holder = this_process()
     transfer = TransferRecords(queue.store.database).begin(plan, limits, holder=holder, take_over=take_over)
-    return Mover(queue, transfer, holder=holder, watcher=watcher, canaries=canaries)
+    return _mover(queue, transfer, holder, watcher, canaries)
+
+
+def _mover(
+    queue: TaskQueue, transfer: Transfer, holder: str, watcher: Watcher, canaries: Canaries | None
+) -> Mover:
+    source = transfer.plan.scope.source
+    cargo = None if source is None else legacy_rows(queue, source, transfer_id=transfer.transfer_id)
+    return Mover(queue, transfer, holder=holder, watcher=watcher, canaries=canaries, cargo=cargo)
 
 
 def _require_redis(queue: TaskQueue) -> None:
@@ -90,7 +99,7 @@ def resume(
     limits = adjusted(found.limits)
     holder = this_process()
     transfer = records.take(found.transfer_id, holder=holder, is_dead=is_dead, limits=limits)
-    return Mover(queue, transfer, holder=holder, watcher=watcher, canaries=canaries)
+    return _mover(queue, transfer, holder, watcher, canaries)
 
 
 def open_transfer(

@@ -6,6 +6,7 @@ import itertools
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from app.tasks.store.transfers import Aim
 
@@ -14,11 +15,11 @@ class Walk:
     """One way along the rows of an aim, ascending. The markers pick in turns, so that what is delivered in
     the order of their turns is in the order of service."""
 
-    def __init__(self, aim: Aim, confirmed_in: int, *, most: int | None = None) -> None:
-        """`most`: how many rows at most; None: all that there are."""
+    def __init__(self, aim: Aim, stretch: Any, *, most: int | None = None) -> None:
+        """`stretch` and `cursor` are the cargo's. `most`: how many rows at most; None: all that there are."""
         self.aim = aim
-        self.confirmed_in = confirmed_in
-        self.after_id = 0
+        self.stretch = stretch
+        self.cursor: Any = None
         self.over = False
         self._left = most
         self._turns = itertools.count()

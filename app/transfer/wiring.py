@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from app.system import System
 from app.tasks.model import PRIORITIES
 from app.tasks.tickets import connect
@@ -17,6 +19,12 @@ def reader_of(system: System) -> TicketReader | None:
         return None
     client = connect(system.config.RQ_REDIS_URL, answer_seconds=ANSWER_SECONDS)
     return TicketReader(client, prefix=system.config.RQ_QUEUE_PREFIX)
+
+
+def mapping_file_of(system: System, given: Path | None) -> Path | None:
+    """The mapping file that is meant: the given one, or else the setting's; None: our own table."""
+    default = system.config.MIGRATION_SOURCE
+    return given or (Path(default) if default else None)
 
 
 def time_limits_of(system: System) -> TimeLimits:

@@ -149,7 +149,9 @@ def go_on(system: System, direction: Direction, wanted: Wanted) -> int:
     confirm_plan(found.plan, wanted.plan_hash)
     if told_to_go_on(records, found, wanted):
         return control(system, direction, wanted)
-    left = rows_to_move(system.store, found.plan, system.store.routing.refresh())
+    left = found.plan.rows
+    if direction is not Direction.IMPORT:
+        left = rows_to_move(system.store, found.plan, system.store.routing.refresh())
     return run_shown(
         system,
         lambda show: runs.resume(

@@ -18,8 +18,8 @@ from app.tasks.database import Database
 
 EFFECTS = "CREATE TABLE effects (task_id BIGINT NOT NULL)"  # what a handler writes through its connection
 TABLES = (
-    *("effects", "schedules", "user_waits", "tasks", "task_events"),
-    *("routing", "workers", "locks", "memory"),
+    *("effects", "schedules", "user_waits", "slot_waits", "tasks", "task_events"),
+    *("routing", "workers", "locks", "memory", "legacy_sources"),
     *("transfers", "transfer_batches", "transfer_events"),
 )
 RANKS = {"urgent": 0, "high": 1, "normal": 2, "low": 3}

@@ -4,7 +4,8 @@ Split by reader: `submitting` (birth), `claims` (a worker's right), `settling` (
 `turns` (the end of one batch with the claim of the next), `moves` (every other
 transition), `transfers` (many rows from one track to the other), `tickets` (what the sweeper asks),
 `queries` (reading), `schedules` (what runs again), `looks` (is there anything to do?), `notices`
-(waking who waits), `routing`, `registry` (workers, locks).
+(waking who waits), `routing`, `registry` (workers, locks), `imports` (the birth of imported tasks), `slots`
+(those of them that wait for a place of their user), `write_backs` (what their legacy rows are told).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from app.tasks.database import Database
 from app.tasks.store.aging import Aging
 from app.tasks.store.claims import Claims
 from app.tasks.store.fairness import UserLimit
+from app.tasks.store.imports import Imports
 from app.tasks.store.looks import Looks
 from app.tasks.store.moves import Moves
 from app.tasks.store.notices import Notices
@@ -23,10 +25,12 @@ from app.tasks.store.registry import Registry
 from app.tasks.store.routing import RoutingTable
 from app.tasks.store.schedules import ScheduleRows
 from app.tasks.store.settling import Settlements
+from app.tasks.store.slots import SlotWaits
 from app.tasks.store.submitting import Submissions
 from app.tasks.store.tickets import DispatchedRows
 from app.tasks.store.transfers import TransferRows
 from app.tasks.store.turns import Turns
+from app.tasks.store.write_backs import WriteBacks
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,8 @@ class Store:
     looks: Looks
     notices: Notices
     transfers: TransferRows
+    imports: Imports
+    slots: SlotWaits
 
     @classmethod
     def over(cls, database: Database, *, user_concurrency: int = 0) -> Store:
@@ -56,7 +62,11 @@ class Store:
         users = UserLimit(database, user_concurrency)
         limited = user_concurrency > 0
         claims = Claims(database, admit=users.admit if limited else None)
-        settlements = Settlements(database, let_next_in=users.let_next_in if limited else None)
+        imports = Imports(database)
+        backs = WriteBacks(database, imports)
+        settlements = Settlements(
+            database, let_next_in=users.let_next_in if limited else None, write_back=backs.of_outcomes
+        )
         submissions = Submissions(database)
         routing = RoutingTable(database)
         return cls(
@@ -64,8 +74,8 @@ class Store:
             submissions=submissions,
             claims=claims,
             settlements=settlements,
-            turns=Turns(database, claims, settlements, one_trip=not limited),
-            moves=Moves(database),
+            turns=Turns(database, claims, settlements, one_trip=not limited, taken=backs.taken),
+            moves=Moves(database, backs),
             dispatched=DispatchedRows(database),
             queries=Queries(database),
             routing=routing,
@@ -76,4 +86,6 @@ class Store:
             looks=Looks(database, routing),
             notices=Notices(database),
             transfers=TransferRows(database),
+            imports=imports,
+            slots=SlotWaits(database),
         )

@@ -22,13 +22,15 @@ from app.tasks.store import events
 from app.tasks.store.misplaced import Misplaced
 from app.tasks.store.placing import FRESH, OVER, PLACED_COLUMNS, moved, place
 from app.tasks.store.routing import hold_routing
+from app.tasks.store.write_backs import WriteBacks
 
 _RETRYABLE = (Status.FAILED, Status.CANCELLED, Status.QUARANTINED)
 
 
 class Moves:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, backs: WriteBacks) -> None:
         self._database = database
+        self._backs = backs
         self._misplaced = Misplaced()
 
     # --- by condition: the sweeper's -------------------------------------------------------------
@@ -146,7 +148,10 @@ class Moves:
 
         def work(on: Connection) -> Moved | None:
             row = on.execute(
-                select(*PLACED_COLUMNS, tasks.c.cancel_requested, tasks.c.failures, tasks.c.holder)
+                select(
+                    *PLACED_COLUMNS,
+                    *(tasks.c.cancel_requested, tasks.c.failures, tasks.c.holder, tasks.c.idempotency_key),
+                )
                 .where(its_claim)
                 .with_for_update()
             ).first()
@@ -154,7 +159,10 @@ class Moves:
                 return None
             if not started and not row.cancel_requested:
                 return _return_unstarted(on, row, reason)
-            return _reclaim(on, row, on_lost, max_retries, reason)
+            moved = _reclaim(on, row, on_lost, max_retries, reason)
+            if moved.status in ENDED:
+                self._backs.of_row(on, row, moved.status, reason)
+            return moved
 
         return self._database.run(work)
 
@@ -173,6 +181,7 @@ class Moves:
                 values = OVER | {"status": Status.CANCELLED, "epoch": tasks.c.epoch + 1}
                 on.execute(update(tasks).where(tasks.c.id == task_id).values(values))
                 events.record(on, "cancelled", [task_id], was=row.status)
+                self._backs.of_row(on, row, Status.CANCELLED, "cancelled")
                 return moved(row, Status.CANCELLED, row.priority)
             if row.status is Status.PROCESSING:
                 on.execute(update(tasks).where(tasks.c.id == task_id).values(cancel_requested=True))
@@ -191,6 +200,8 @@ class Moves:
         def work(on: Connection) -> Moved:
             row = _locked(on, task_id)
             if row.status not in _RETRYABLE:
+                raise WrongState(task_id=task_id, status=row.status, verb="retry")
+            if not self._backs.reopen(on, row):
                 raise WrongState(task_id=task_id, status=row.status, verb="retry")
             rules, now = hold_routing(on, [row.priority])
             events.record(on, "operator's retry", [task_id], was=row.status)
@@ -239,7 +250,7 @@ class Moves:
     def _cancel_waiting(self, condition: Any, limit: int, **detail: Any) -> list[AnyRow]:
         """The rows as they were before."""
         query = (
-            select(tasks.c.id, tasks.c.epoch, tasks.c.priority, tasks.c.name)
+            select(tasks.c.id, tasks.c.epoch, tasks.c.priority, tasks.c.name, tasks.c.idempotency_key)
             .where(tasks.c.status.in_(WAITING), condition)
             .limit(limit)
             .with_for_update(skip_locked=True)
@@ -252,6 +263,7 @@ class Moves:
                 values = OVER | {"status": Status.CANCELLED, "epoch": tasks.c.epoch + 1}
                 on.execute(update(tasks).where(tasks.c.id.in_(ids)).values(values))
                 events.record(on, "cancelled", ids, **detail)
+                self._backs.of_rows(on, rows, Status.CANCELLED, "cancelled")
             return rows
 
         return self._database.run(work)
@@ -300,7 +312,9 @@ def _keyed(prefix: str) -> Any:
 
 def _locked(on: Connection, task_id: int) -> AnyRow:
     row = on.execute(
-        select(*PLACED_COLUMNS, tasks.c.user_id).where(tasks.c.id == task_id).with_for_update()
+        select(*PLACED_COLUMNS, tasks.c.user_id, tasks.c.idempotency_key)
+        .where(tasks.c.id == task_id)
+        .with_for_update()
     ).first()
     if row is None:
         raise TaskNotFound(task_id)

@@ -100,10 +100,13 @@ class Settlements:
         database: Database,
         *,
         let_next_in: Callable[[Connection, Iterable[Outcome]], list[Moved]] | None = None,
+        write_back: Callable[[Connection, Sequence[Outcome], Mapping[int, Status]], None] | None = None,
     ) -> None:
-        """`let_next_in` may bring other rows on their way, in the transaction in which these claims end."""
+        """`let_next_in` may bring other rows on their way, in the transaction in which these claims end;
+        `write_back` may tell whoever the tasks came from."""
         self._database = database
         self._let_next_in = let_next_in
+        self._write_back = write_back
         self._completions = Completions(DriverSql(database))
 
     def settle(self, outcomes: Sequence[Outcome], connection: Connection | None = None) -> Settled:
@@ -132,6 +135,8 @@ class Settlements:
             rest = [o for o in outcomes if not isinstance(o, Completed)]
         if rest:
             _settle_seen(on, rest, settled)
+        if self._write_back is not None:
+            self._write_back(on, outcomes, settled.recorded)
         if self._let_next_in is not None and outcomes:
             settled.moves += self._let_next_in(on, outcomes)
         return settled

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from app.tasks.database import Database
 from app.tasks.model import Claim, Completed, Outcome, Status, Track
+from app.tasks.sources import is_imported
 from app.tasks.store.claims import claim_of, claim_values, claimed_columns, ranked, typed
 from app.tasks.store.driver_sql import DriverSql, array_text
 from app.tasks.store.settling import Completions
@@ -39,7 +40,12 @@ class SingleTrip:
         """True if this turn can be made in one trip."""
         return (
             self._trip.can(take)
-            and all(isinstance(outcome, Completed) and outcome.progress is None for outcome in outcomes)
+            and all(
+                isinstance(outcome, Completed)
+                and outcome.progress is None
+                and not is_imported(outcome.claim.idempotency_key)  # its legacy row is told in between
+                for outcome in outcomes
+            )
             # one task under two claims of this worker, one of them lost: their results must not mix
             and len({outcome.claim.task_id for outcome in outcomes}) == len(outcomes)
         )

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy.engine import Connection
 
 from app.tasks.database import CommitUnknown, Database
-from app.tasks.model import ENDED, Claim, Outcome, Status, Track
+from app.tasks.model import ENDED, Cancelled, Claim, Outcome, Status, Track
+from app.tasks.sources import is_imported
 from app.tasks.store.claims import Claims, TicketClaims
 from app.tasks.store.settling import OddRows, Settled, Settlements
 from app.tasks.store.single_trip import SingleTrip
 from app.tasks.store.takes import Take, TakeQueued, TakeTickets, Terms
+from app.tasks.store.write_backs import TAKEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +28,21 @@ class Turned:
 
 class Turns:
     def __init__(
-        self, database: Database, claims: Claims, settlements: Settlements, *, one_trip: bool = True
+        self,
+        database: Database,
+        claims: Claims,
+        settlements: Settlements,
+        *,
+        one_trip: bool = True,
+        taken: Callable[[Sequence[Claim]], list[Claim]] = lambda claims: [],
     ) -> None:
-        """Without `one_trip` every turn goes step by step, as whatever joins its transaction needs."""
+        """Without `one_trip` every turn goes step by step, as whatever joins its transaction needs. `taken`
+        says which claims are to be ended unstarted, since somebody else has their work."""
         self._database = database
         self._trip = SingleTrip(database) if one_trip else None
         self._claims = claims
         self._settlements = settlements
+        self._taken = taken
 
     def turn(
         self,
@@ -48,8 +58,23 @@ class Turns:
         """
         terms = Terms(holder, lease_seconds, self._claims.draw_token())
         if take is not None and self._trip is not None and self._trip.fits(outcomes, take):
-            return self._in_one_trip(outcomes, take, terms)
-        return self._step_by_step(outcomes, take, terms)
+            turned = self._in_one_trip(outcomes, take, terms)
+        else:
+            turned = self._step_by_step(outcomes, take, terms)
+        return Turned(turned.settled, self.without_taken(turned.claims))
+
+    def without_taken(self, claims: TicketClaims) -> TicketClaims:
+        """The claims but for those whose work somebody else has: these are ended, and their tickets stale."""
+        if not any(is_imported(claim.idempotency_key) for claim in claims.won):
+            return claims
+        lost = self._taken(claims.won)
+        if not lost:
+            return claims
+        self._settlements.settle([Cancelled(claim, TAKEN) for claim in lost])
+        gone = {claim.task_id for claim in lost}
+        stale = [*claims.stale, *((claim.task_id, claim.epoch) for claim in lost)]
+        won = [claim for claim in claims.won if claim.task_id not in gone]
+        return TicketClaims(won, claims.refused, stale)
 
     def _in_one_trip(self, outcomes: Sequence[Any], take: Take, terms: Terms) -> Turned:
         """Nothing but completions before it: what the answer lacks is looked into afterwards."""

@@ -1,0 +1,103 @@
+"""Before an import: what the table needs first, the plan, and the start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from app.tasks.errors import UnknownTaskName
+from app.tasks.queue import TaskQueue
+from app.transfer import runs
+from app.transfer.errors import NotPossible
+from app.transfer.legacy.guard import Guard
+from app.transfer.legacy.importing import LegacyRows
+from app.transfer.legacy.mapping import Mapping, read_mapping
+from app.transfer.legacy.status_words import run_statement, statement_for_moved
+from app.transfer.legacy.table import LegacyTable
+from app.transfer.mover import Mover, Watcher
+from app.transfer.plans import Direction, Limits, Plan, Scope, Target, routing_of
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """What an operator allows an import to do to the legacy table, or vouches for."""
+
+    alter: bool = False
+    install_guard: bool = False
+    old_workers_stopped: bool = False
+
+
+def table_of(queue: TaskQueue, path: Path) -> LegacyTable:
+    """The table that a mapping file names. Raises `NotPossible` for what does not fit."""
+    return checked(queue, read_mapping(path))
+
+
+def checked(queue: TaskQueue, mapping: Mapping) -> LegacyTable:
+    """As `table_of`, of a mapping that was read."""
+    try:
+        queue.handlers[mapping.task]
+    except UnknownTaskName:
+        raise NotPossible(
+            f"no handler is registered for {mapping.task!r}: name its module in TASK_MODULES"
+        ) from None
+    return LegacyTable(queue.store.database, mapping)
+
+
+def plan_import(queue: TaskQueue, table: LegacyTable, scope: Scope) -> Plan:
+    """The plan for these priorities as things are now. Changes nothing. Raises `NotPossible`."""
+    if not scope.is_whole:
+        raise NotPossible("an import moves whole priorities: leave --name and --share away")
+    scope = replace(scope, source=table.mapping.name)
+    rules = routing_of(queue.store, scope.priorities)
+    targets = {p: Target(rules[p].redis_percent, dict(rules[p].name_percents)) for p in scope.priorities}
+    plan = Plan(Direction.IMPORT, scope, targets)
+    rows = LegacyRows(queue, table, transfer_id=0)
+    return replace(plan, rows={p: rows.count(plan.aim(rules[p])) for p in scope.priorities})
+
+
+def needed_statements(queue: TaskQueue, table: LegacyTable) -> list[str]:
+    """What has to be run on the table first."""
+    statement = statement_for_moved(queue.store.database, table.mapping)
+    return [] if statement is None else [statement]
+
+
+def _require_guard(guard: Guard, consent: Consent, tell: Callable[[str], None]) -> None:
+    """Without a guard, an old worker that read a row before its move would run it again afterwards."""
+    if consent.old_workers_stopped or guard.is_installed():
+        return
+    if not consent.install_guard:
+        offered = ";\n  ".join(guard.statements())
+        raise NotPossible(
+            "old workers may be alive, and nothing keeps them from rows that have moved. Run this, allow it"
+            f" with --install-guard, or vouch with --old-workers-stopped:\n  {offered};"
+        )
+    tell(f"Installing the trigger {guard.name}")
+    guard.install()
+
+
+def start_import(
+    queue: TaskQueue,
+    table: LegacyTable,
+    plan: Plan,
+    limits: Limits,
+    consent: Consent,
+    *,
+    watcher: Watcher,
+    tell: Callable[[str], None] = lambda sentence: None,
+) -> Mover:
+    """Record the import and make its mover, held by this process.
+
+    Raises `NotPossible` if the table lacks something that the operator has not allowed, and as `runs.start`.
+    """
+    for statement in needed_statements(queue, table):
+        if not consent.alter:
+            raise NotPossible(
+                f"the status column cannot hold {table.mapping.status.moved!r} yet. Run this, or allow it"
+                f" with --alter:\n  {statement}"
+            )
+        tell(f"Running: {statement}")
+        run_statement(queue.store.database, statement)
+    queue.store.imports.remember(table.source())
+    _require_guard(Guard(queue.store.database, table.mapping), consent, tell)
+    return runs.start(queue, plan, limits, watcher=watcher)

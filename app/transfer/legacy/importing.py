@@ -1,0 +1,277 @@
+"""What a mover of an import moves: the queued rows of a legacy table, in the order in which they were made.
+
+A batch is one transaction: the rows are locked, judged and marked moved, and their tasks are there, with a
+key that names the row and that no other task can have. Rows are found without a lock and locked by their
+key: a table without an index on its order would otherwise lock every row that it sorts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DataError, IntegrityError
+
+from app.tasks.admission import user_slots
+from app.tasks.ids import IdSource
+from app.tasks.model import ENDED, Priority, Status, Ticket
+from app.tasks.queue import TaskQueue
+from app.tasks.store import Store
+from app.tasks.store.imports import Imported
+from app.tasks.store.transfers import Aim
+from app.transfer.cargo import Batch, Held, Picked
+from app.transfer.errors import Incomplete, NotPossible
+from app.transfer.legacy.judging import Judge, Judged
+from app.transfer.legacy.mapping import mapping_of
+from app.transfer.legacy.table import LegacyTable
+from app.transfer.legacy.verdicts import Flaw, verdict
+
+
+class Stretch(NamedTuple):
+    """Rows that one index gives in order: queued or with no status, with a time of making or without."""
+
+    queued: bool
+    timed: bool
+
+
+class Row(NamedTuple):
+    """A locked row with the id that its task will have."""
+
+    task_id: int
+    queued: bool
+    values: dict[str, Any]
+
+
+@dataclass(slots=True)
+class _Sorted:
+    """The rows of a batch; those of `adopted` have a task that lives, `again` are tasks that have ended."""
+
+    new: list[tuple[Row, Judged]]
+    adopted: list[Any]
+    again: list[int]
+
+
+def legacy_rows(queue: TaskQueue, source_name: str, *, transfer_id: int) -> LegacyRows:
+    """The rows of a source that was stored. Raises `NotPossible` for one that was not."""
+    source = queue.store.imports.source(source_name)
+    if source is None:
+        raise NotPossible(f"no source {source_name} is known: begin its import with its mapping file")
+    table = LegacyTable(queue.store.database, mapping_of(source.mapping, said_in=source_name))
+    return LegacyRows(queue, table, transfer_id=transfer_id)
+
+
+class LegacyRows:
+    """A cargo (`app.transfer.cargo`)."""
+
+    def __init__(self, queue: TaskQueue, table: LegacyTable, *, transfer_id: int) -> None:
+        """Raises `UnknownTaskName` if the mapping's task has no handler."""
+        self._store: Store = queue.store
+        self._table = table
+        self._transfer_id = transfer_id
+        self._ids = IdSource()
+        self._limit = queue.settings.active_tasks_per_user
+        limit_bytes = queue.settings.payload_limit_bytes
+        self._judge = Judge(table, queue.handlers[table.mapping.task], limit_bytes)
+        self._names = [column.name for column in table.read]
+
+    # --- finding --------------------------------------------------------------------------------------
+
+    def stretches(self, aim: Aim) -> Iterator[Stretch]:
+        timed = (False, True) if self._table.created else (False,)
+        for queued in (True, False):
+            yield from (Stretch(queued, with_time) for with_time in timed)
+
+    def count(self, aim: Aim) -> int:
+        table, words = self._table, self._table.mapping.status
+        of_priority, values = table.of_priority(aim.route.priority)
+        query = (
+            f"SELECT COUNT(*) FROM {table.table} legacy"  # noqa: S608 - checked names
+            f" WHERE ({table.status} = {table.mark} OR {table.status} IS NULL) AND {of_priority}"
+            f" AND NOT {table.has_task(Status.QUARANTINED)}"
+        )
+        given = (words.queued, *values)
+        return self._store.database.read(lambda on: int(on.exec_driver_sql(query, given).scalar_one()))
+
+    def pick(self, on: Connection, aim: Aim, stretch: Stretch, after: Any, limit: int) -> Picked | None:
+        found = self._find(on, aim.route.priority, stretch, after, limit)
+        if not found:
+            return None
+        place = {row[0]: number for number, row in enumerate(found)}
+        locked = self._lock(on, stretch, [row[0] for row in found])
+        locked.sort(key=lambda values: place[values["key"]])
+        ids = self._ids.take(len(locked)) if locked else []
+        rows = [Row(task_id, stretch.queued, values) for task_id, values in zip(ids, locked, strict=True)]
+        return Picked(rows, tuple(found[-1]))
+
+    def _find(
+        self, on: Connection, priority: Priority, stretch: Stretch, after: Any, limit: int
+    ) -> Sequence[Any]:
+        """The next rows, not locked: (key,) or (key, time)."""
+        table, mark = self._table, self._table.mark
+        of_priority, values = table.of_priority(priority)
+        state, given = self._state(stretch)
+        where, order, columns = [state, of_priority], table.key, table.key
+        given += values
+        if table.created and not stretch.timed:
+            where.append(f"{table.created} IS NULL")
+        if stretch.timed:
+            columns, order = f"{table.key}, {table.created}", f"{table.created}, {table.key}"
+            if after is None:
+                where.append(f"{table.created} IS NOT NULL")
+            else:
+                where.append(f"{table.created} >= {mark}")  # said by itself, it lets an index begin here
+                where.append(f"({table.created} > {mark} OR {table.key} > {mark})")
+                given += [after[1], after[1], after[0]]
+        elif after is not None:
+            where.append(f"{table.key} > {mark}")
+            given.append(after[0])
+        query = (
+            f"SELECT {columns} FROM {table.table} legacy WHERE {' AND '.join(where)}"  # noqa: S608
+            f" ORDER BY {order} LIMIT {int(limit)}"
+        )
+        return on.exec_driver_sql(query, tuple(given)).cursor.fetchall()
+
+    def _state(self, stretch: Stretch) -> tuple[str, list[Any]]:
+        table = self._table
+        if stretch.queued:
+            return f"{table.status} = {table.mark}", [table.mapping.status.queued]
+        return f"{table.status} IS NULL", []
+
+    def _lock(self, on: Connection, stretch: Stretch, keys: Sequence[Any]) -> list[dict[str, Any]]:
+        """Those rows that nobody else has, with all that is read of them."""
+        table = self._table
+        state, given = self._state(stretch)
+        lock = {"sqlite": "", "mysql": " FOR UPDATE SKIP LOCKED"}.get(
+            table.kind, " FOR UPDATE OF legacy SKIP LOCKED"
+        )
+        columns = ", ".join(column.sql for column in table.read)
+        query = (
+            f"SELECT {columns} FROM {table.table} legacy"  # noqa: S608 - checked names
+            f" WHERE {table.key} IN ({{keys}}) AND {state}{lock}"
+        )
+        _, rows = table.run_by_keys(on, query, keys, after=given)
+        return [dict(zip(self._names, row, strict=True)) for row in rows]
+
+    # --- marking --------------------------------------------------------------------------------------
+
+    def mark(
+        self, on: Connection, held: Held, aim: Aim, rows: Sequence[Row], incarnation: int
+    ) -> Batch | None:
+        """`incarnation` does not count: what is born with a ticket is confirmed when that was seen."""
+        del incarnation
+        found = self._sort(on, held, rows)
+        self._store.imports.give_up_keys(on, found.again)
+        to_fence = [j.row_key for _, j in found.new if j.verdict is None or j.verdict.fenced]
+        refused = self._fence(on, [*to_fence, *found.adopted])
+        if not found.new:
+            return None
+        fixed = verdict(Flaw.STATUS_FIXED)
+        new = [(row, j.flawed(fixed) if j.row_key in refused else j) for row, j in found.new]
+        made = self._insert(on, held, new)
+        sound = [one for one in made if one.status is not Status.QUARANTINED]
+        tickets = [
+            Ticket(one.task_id, 1, one.priority, one.name) for one in sound if one.status is Status.DISPATCHED
+        ]
+        ids = (made[0].task_id, made[-1].task_id)
+        return Batch(*ids, marked=len(sound), quarantined=len(made) - len(sound), tickets=tickets)
+
+    def _sort(self, on: Connection, held: Held, rows: Sequence[Row]) -> _Sorted:
+        judged = [(row, self._judge(row.values, held.now, queued=row.queued)) for row in rows]
+        known = self._store.imports.known(on, [j.key for _, j in judged])
+        found = _Sorted([], [], [])
+        for row, j in judged:
+            if j.key not in known:
+                found.new.append((row, j))
+                continue
+            task_id, status = known[j.key]
+            if status in ENDED:
+                found.new.append((row, j))
+                found.again.append(task_id)
+            elif status is not Status.QUARANTINED:
+                found.adopted.append(j.row_key)
+        return found
+
+    def _fence(self, on: Connection, keys: Sequence[Any]) -> set[Any]:
+        """Mark the rows moved. Returns the keys of those whose table refuses it: a foreign key that points
+        to nothing does, where its index holds the status too."""
+        if not keys:
+            return set()
+        table, words = self._table, self._table.mapping.status
+        name = table.mapping.status.column
+        statement = (
+            f"UPDATE {table.table} SET {table.quoted(name)} = {table.mark}"  # noqa: S608 - checked names
+            f" WHERE {table.quoted(table.mapping.key)} IN ({{keys}})"
+        )
+        try:
+            with on.begin_nested():
+                changed, _ = table.run_by_keys(on, statement, keys, words.moved)
+        except (IntegrityError, DataError):
+            if len(keys) == 1:
+                return set(keys)
+            half = len(keys) // 2
+            return self._fence(on, keys[:half]) | self._fence(on, keys[half:])
+        if changed != len(keys):
+            raise Incomplete(f"{len(keys) - changed} locked rows of {table.mapping.table} were not marked")
+        return set()
+
+    # --- inserting --------------------------------------------------------------------------------------
+
+    def _insert(self, on: Connection, held: Held, new: Sequence[tuple[Row, Judged]]) -> list[Imported]:
+        made = [self._imported(held, row, judged) for row, judged in new]
+        if not self._limit:
+            self._store.imports.insert(on, made, held.now, transfer_id=self._transfer_id)
+            return made
+        placed = self._placed(on, made)
+        try:
+            with on.begin_nested():
+                self._store.imports.insert(on, placed, held.now, transfer_id=self._transfer_id)
+        except IntegrityError:  # a submission took one of the places meanwhile: all of them wait for theirs
+            placed = [_waiting(one) if one.user_id else one for one in made]
+            self._store.imports.insert(on, placed, held.now, transfer_id=self._transfer_id)
+        waits = [
+            (one.task_id, one.user_id, one.priority)
+            for one in placed
+            if one.status is Status.SCHEDULED and one.user_id
+        ]
+        self._store.slots.add(on, waits)
+        return placed
+
+    def _imported(self, held: Held, row: Row, judged: Judged) -> Imported:
+        name = self._table.mapping.task
+        found = judged.verdict
+        status = held.route.waiting_status(row.task_id, name) if found is None else Status.QUARANTINED
+        return Imported(
+            task_id=row.task_id,
+            key=judged.key,
+            name=name,
+            payload=judged.payload,
+            priority=held.route.priority,
+            status=status,
+            created_at=judged.created_at,
+            user_id=judged.user_id,
+            failures=judged.failures,
+            max_retries=judged.max_retries,
+            error=None if found is None else found.said,
+        )
+
+    def _placed(self, on: Connection, made: Sequence[Imported]) -> list[Imported]:
+        """Each with a place among its user's active tasks, or waiting for one."""
+        users = {one.user_id for one in made if one.user_id and one.status is not Status.QUARANTINED}
+        slots = {user: user_slots(user, self._limit) for user in users}
+        taken = set(self._store.submissions.active_of([s for of in slots.values() for s in of], on))
+        placed = []
+        for one in made:
+            if one.user_id and one.status is not Status.QUARANTINED:
+                free = next((slot for slot in slots[one.user_id] if slot not in taken), None)
+                taken.add(free or "")
+                one = one._replace(active_key=free) if free else _waiting(one)
+            placed.append(one)
+        return placed
+
+
+def _waiting(one: Imported) -> Imported:
+    if one.status is Status.QUARANTINED:
+        return one
+    return one._replace(status=Status.SCHEDULED, active_key=None)
