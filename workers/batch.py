@@ -14,6 +14,7 @@ from app.tasks.runner import LiveTask, boot_clock
 from workers.page import Page, Running
 
 ISOLATED_EXTRA_SECONDS = 30
+SPARE_LIMIT = 20
 
 
 class Batch:
@@ -123,7 +124,15 @@ class BatchSize:
         self._seconds = self.TARGET_SECONDS  # one at a time until something is known
 
     def next(self) -> int:
-        return max(1, min(self._limit, int(self.TARGET_SECONDS / max(self._seconds, 1e-6))))
+        return max(1, min(self._limit, self._fitting()))
+
+    def spare(self) -> int:
+        """How many more would be worked off within the same time, one batch after the other: where a setting
+        keeps batches small, their tickets may come together."""
+        return max(0, min(SPARE_LIMIT, self._fitting()) - self.next())
+
+    def _fitting(self) -> int:
+        return int(self.TARGET_SECONDS / max(self._seconds, 1e-6))
 
     def learn(self, seconds: float, count: int) -> None:
         """`count` tasks took `seconds` together. Slow ones count at once, fast ones little by little."""

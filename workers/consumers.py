@@ -6,6 +6,7 @@ claim is one half of the worker's turn, whose other half settles the batch befor
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -33,6 +34,7 @@ FOREIGN = (
 )
 
 TRY_SECONDS = 0.02
+LONG_SECONDS = 0.02  # a run that lets nobody wait behind it
 
 log = structlog.get_logger(__name__)
 
@@ -40,8 +42,9 @@ log = structlog.get_logger(__name__)
 class Consumer(Protocol):
     track: Track
 
-    def fetch(self, count: int) -> TakeTickets | TakeQueued | None:
-        """What to claim now; None if nothing waits here. Raises `RedisUnavailable`."""
+    def fetch(self, count: int, *, spare: int = 0) -> TakeTickets | TakeQueued | None:
+        """What to claim now, up to `count`; None if nothing waits here. `spare` more may come along, for the
+        next times. Raises `RedisUnavailable`."""
 
     def accept(self, answer: TicketClaims) -> None:
         """The claim of what was fetched was answered."""
@@ -83,6 +86,8 @@ class RedisConsumer:
         self._rounds = visits.rounds()
         self._rules_changed = False
         self._fetched: dict[tuple[int, int], Taken] = {}
+        self._spare: list[Taken] = []  # in flight for the next claims, unless a long run comes first
+        self._sharing = threading.Lock()
         self._filing = Filing()
         self._claimed_at = 0.0
         self._finished = 0
@@ -94,18 +99,34 @@ class RedisConsumer:
             counts=lambda: (self._finished, self._failed),
         )
 
-    def fetch(self, count: int) -> TakeTickets | None:
+    def fetch(self, count: int, *, spare: int = 0) -> TakeTickets | None:
         if not self._tickets.health.worth_a_try:
             raise RedisUnavailable("Redis did not answer a moment ago")
         open_ones = self._open()
         if not open_ones:
+            self._return_spare()
             return None
-        while taken := self._take(open_ones, count):
+        while taken := self._next(open_ones, count, spare):
             self._refuse([ticket for ticket in taken if ticket.reference is None])
             self._fetched = {ticket.reference: ticket for ticket in taken if ticket.reference is not None}
             if self._fetched:
                 return TakeTickets(list(self._fetched))
         return None
+
+    def _next(self, priorities: Sequence[Priority], count: int, spare: int) -> list[Taken]:
+        with self._sharing:
+            taken, self._spare = self._spare[:count], self._spare[count:]
+        if not taken:
+            taken = self._take(priorities, count + spare)
+            with self._sharing:
+                taken, self._spare = taken[:count], taken[count:]
+        return taken
+
+    def _return_spare(self) -> None:
+        with self._sharing:
+            spare, self._spare = self._spare, []
+        if spare:
+            self._give_back(spare)
 
     def _take(self, priorities: Sequence[Priority], count: int) -> list[Taken]:
         """The next tickets; what ended rides along when it is time."""
@@ -162,15 +183,19 @@ class RedisConsumer:
             self._finish(ended)
 
     def show(self, live: LiveTask | None, busy: bool) -> None:
-        """Beside the batches: keep this worker and its long runs on RQ's lists, and tell what ended.
+        """Beside the batches: keep this worker and its long runs on RQ's lists, tell what ended, and give
+        back what would wait for a long run.
 
         For the heartbeat's thread: while the main thread runs a long task, nobody else does.
         """
+        if live is not None and boot_clock() - live.started >= LONG_SECONDS:
+            self._return_spare()
         self.flush(due_only=True)
         self._presence.beat(live, busy=busy)
 
     def leave(self) -> None:
         """Tell what ended, and take this worker out of Redis. Raises `RedisUnavailable`."""
+        self._return_spare()
         self.flush()
         self._tickets.leave(self._holder)
         self._presence.leave()
@@ -256,7 +281,7 @@ class DatabaseConsumer:
         if rung is Rung.ROUTING:
             self._next_dormant_look = 0.0
 
-    def fetch(self, count: int) -> TakeQueued | None:
+    def fetch(self, count: int, *, spare: int = 0) -> TakeQueued | None:
         """Try at once after a ring, and while there was something the last time. Else look first, which is
         one statement; in the middle of other work, try only now and then.
 

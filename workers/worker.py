@@ -194,9 +194,9 @@ class Worker:
         """What to claim next, from the first source that has something."""
         if self._stop.is_set():
             return None, None
-        count = self._size.next()
+        count, spare = self._size.next(), self._size.spare()
         if self._float is not None and self._float.in_use:
-            count = min(count, self._float.room)
+            count, spare = min(count, self._float.room), 0
             if count < 1:
                 return None, None
         order = next(self._orders)
@@ -205,7 +205,7 @@ class Worker:
         self._last_asked = order[-1]
         for consumer in order:
             try:
-                take = consumer.fetch(count)
+                take = consumer.fetch(count, spare=spare)
             except RedisUnavailable as error:
                 log.debug("worker.redis_away", reason=str(error))
             except DatabaseUnavailable as error:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
 
 from app.tasks.model import Priority, Ticket
+from app.tasks.runner import boot_clock
 from app.tasks.store import Store
 from app.tasks.store.claims import TicketClaims
 from app.tasks.store.takes import TakeQueued, TakeTickets
@@ -71,3 +76,61 @@ def test_tickets_of_one_visit_keep_its_order(sqlite_store: Store, tickets: RQQue
     take = consumer.fetch(150)
     assert isinstance(take, TakeTickets)
     assert [task_id for task_id, _ in take.references] == [*range(3000, 3100), *range(1000, 1050)]
+
+
+def queued(tickets: RQQueueManager) -> list[int]:
+    """The task ids in the queue of urgent tickets, first to come first."""
+    keys: list[bytes] = tickets.client.lrange(tickets.queue_key(Priority.URGENT), 0, -1)  # type: ignore[assignment]
+    return [int(key.decode().partition("-")[0][1:]) for key in keys]
+
+
+def urgent_consumer(store: Store, tickets: RQQueueManager) -> RedisConsumer:
+    return redis_consumer(store, tickets, Visits.parse("urgent", None))
+
+
+def test_spare_tickets_come_along_and_serve_the_next_claims_without_a_question(
+    sqlite_store: Store, tickets: RQQueueManager
+) -> None:
+    consumer = urgent_consumer(sqlite_store, tickets)
+    asked = 0
+    for number in range(12):
+        before = len(queued(tickets))
+        take = consumer.fetch(1, spare=3)
+        assert take is not None
+        assert take.references == [(1000 + number, 1)]
+        consumer.accept(TicketClaims())
+        asked += len(queued(tickets)) < before
+    assert asked == 3
+
+
+def test_spare_tickets_go_back_to_their_place_when_the_worker_leaves(
+    sqlite_store: Store, tickets: RQQueueManager
+) -> None:
+    consumer = urgent_consumer(sqlite_store, tickets)
+    consumer.fetch(2, spare=7)
+    consumer.accept(TicketClaims())
+    assert queued(tickets) == [*range(1009, 1100)]
+    consumer.leave()
+    assert queued(tickets) == [*range(1002, 1100)]
+
+
+def test_spare_tickets_wait_for_no_long_run_and_for_no_pause(
+    sqlite_store: Store, tickets: RQQueueManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consumer = urgent_consumer(sqlite_store, tickets)
+    consumer.fetch(1, spare=4)
+    consumer.accept(TicketClaims())
+    now = boot_clock()
+    consumer.show(running_since(now + 3600), True)
+    assert queued(tickets) == [*range(1005, 1100)]
+    consumer.show(running_since(now - 1), True)
+    assert queued(tickets) == [*range(1001, 1100)]
+    consumer.fetch(1, spare=4)
+    consumer.accept(TicketClaims())
+    sqlite_store.routing.change([Priority.URGENT], paused=True)
+    assert consumer.fetch(1, spare=4) is None
+    assert queued(tickets) == [*range(1002, 1100)]
+
+
+def running_since(moment: float) -> Any:
+    return SimpleNamespace(started=moment, claim=SimpleNamespace(track=None))

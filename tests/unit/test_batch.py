@@ -84,3 +84,15 @@ def test_the_size_grows_to_about_20_ms_of_work_and_falls_at_once_for_slow_tasks(
     assert size.next() == 100
     size.learn(0.5, 1)
     assert size.next() == 1
+
+
+def test_small_batches_of_short_tasks_have_spare_tickets_and_others_have_none() -> None:
+    small, large = BatchSize(1), BatchSize(100)
+    assert (small.spare(), large.spare()) == (0, 0)
+    for size in (small, large):
+        for _ in range(60):
+            size.learn(0.0001 * 10, 10)
+    assert (small.next(), small.spare()) == (1, 19)
+    assert (large.next(), large.spare()) == (100, 0)
+    small.learn(0.5, 1)
+    assert (small.next(), small.spare()) == (1, 0)
