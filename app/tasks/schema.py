@@ -40,6 +40,7 @@ from app.tasks.model import Priority, Status
 AnyRow = Row[*tuple[Any, ...]]
 
 metadata = MetaData()
+_ON_MYSQL: Any = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4"}
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -190,8 +191,7 @@ tasks = Table(
     # the active-task limit: one row per user and slot
     Index("uq_tasks_active_key", "active_key", unique=True, **_filled("active_key")),
     Index("uq_tasks_idempotency_key", "idempotency_key", unique=True, **_filled("idempotency_key")),
-    mysql_engine="InnoDB",
-    mysql_charset="utf8mb4",
+    **_ON_MYSQL,
     mysql_row_format="DYNAMIC",
 )
 
@@ -219,8 +219,7 @@ routing = Table(
     Column("transfer_id", BigInteger),
     Column("moving_to", String(8)),
     CheckConstraint("redis_percent BETWEEN 0 AND 100", name="ck_routing_percent"),
-    mysql_engine="InnoDB",
-    mysql_charset="utf8mb4",
+    **_ON_MYSQL,
 )
 
 task_events = Table(
@@ -232,8 +231,7 @@ task_events = Table(
     Column("kind", String(40), nullable=False),
     Column("detail", Text, nullable=False),
     Index("ix_task_events_task", "task_id"),
-    mysql_engine="InnoDB",
-    mysql_charset="utf8mb4",
+    **_ON_MYSQL,
 )
 
 workers = Table(
@@ -248,8 +246,7 @@ workers = Table(
     Column("done", BigInteger, nullable=False, server_default="0"),
     Column("started_at", UtcDateTime, nullable=False),
     Column("seen_at", UtcDateTime, nullable=False),
-    mysql_engine="InnoDB",
-    mysql_charset="utf8mb4",
+    **_ON_MYSQL,
 )
 
 # Tasks beyond their user's limit of running ones, set aside until one of the user's tasks ends.
@@ -261,8 +258,7 @@ user_waits = Table(
     Column("priority", PriorityRank, nullable=False),
     # a user's next one, and the users that wait
     Index("ix_user_waits_next", "user_id", "priority", "task_id"),
-    mysql_engine="InnoDB",
-    mysql_charset="utf8mb4",
+    **_ON_MYSQL,
 )
 
 # Imported tasks beyond their user's limit of active ones, until one of that user's tasks ends.
@@ -274,8 +270,7 @@ slot_waits = Table(
     Column("priority", PriorityRank, nullable=False),
     # a user's next one, and the users that wait
     Index("ix_slot_waits_next", "user_id", "priority", "task_id"),
-    mysql_engine="InnoDB",
-    mysql_charset="utf8mb4",
+    **_ON_MYSQL,
 )
 
 # Legacy tables whose rows became tasks: what they call things, as JSON. `writing` is set only inside our own
@@ -287,8 +282,7 @@ legacy_sources = Table(
     Column("definition", LONG_TEXT, nullable=False),
     Column("writing", Boolean, nullable=False, server_default=false()),
     Column("changed_at", UtcDateTime, nullable=False),
-    mysql_engine="InnoDB",
-    mysql_charset="utf8mb4",
+    **_ON_MYSQL,
 )
 
 # Gates that claims of a user pass one by one: users share them, and the rows never change.
@@ -296,8 +290,7 @@ user_gates = Table(
     "user_gates",
     metadata,
     Column("id", SmallInteger, primary_key=True, autoincrement=False),
-    mysql_engine="InnoDB",
-    mysql_charset="utf8mb4",
+    **_ON_MYSQL,
 )
 
 # Named locks with a lease on the database clock: one sweeper at a time.
@@ -307,8 +300,7 @@ locks = Table(
     Column("name", short_word(40), primary_key=True),
     Column("holder", short_word(100), nullable=False),
     Column("until_at", UtcDateTime, nullable=False),
-    mysql_engine="InnoDB",
-    mysql_charset="utf8mb4",
+    **_ON_MYSQL,
 )
 
 # What the system remembers about itself, e.g. the mode settings of the last start.
@@ -317,8 +309,7 @@ memory = Table(
     metadata,
     Column("name", short_word(40), primary_key=True),
     Column("value", Text, nullable=False),
-    mysql_engine="InnoDB",
-    mysql_charset="utf8mb4",
+    **_ON_MYSQL,
 )
 
 # What runs again and again. `next_run_at` is set for active schedules and for no others.
@@ -349,8 +340,7 @@ schedules = Table(
     CheckConstraint("(cron IS NULL) <> (interval_seconds IS NULL)", name="ck_schedules_recurrence"),
     # the scheduler's look: which is due, and when the next one will be
     Index("ix_schedules_next_run_at", "next_run_at"),
-    mysql_engine="InnoDB",
-    mysql_charset="utf8mb4",
+    **_ON_MYSQL,
 )
 
 # Runs that bring many waiting tasks from one track to the other. Plan, scope and limits are JSON.
@@ -373,8 +363,7 @@ transfers = Table(
     Column("started_at", UtcDateTime),
     Column("updated_at", UtcDateTime, nullable=False),
     Column("ended_at", UtcDateTime),
-    mysql_engine="InnoDB",
-    mysql_charset="utf8mb4",
+    **_ON_MYSQL,
 )
 
 # Written in the transaction that moves the rows: a killed run knows by an empty `delivered_at` what it had
@@ -396,8 +385,7 @@ transfer_batches = Table(
     Column("mark_seconds", Float, nullable=False),
     Column("marked_at", UtcDateTime, nullable=False),
     Column("delivered_at", UtcDateTime),
-    mysql_engine="InnoDB",
-    mysql_charset="utf8mb4",
+    **_ON_MYSQL,
 )
 
 transfer_events = Table(
@@ -409,6 +397,24 @@ transfer_events = Table(
     Column("kind", String(40), nullable=False),
     Column("detail", Text, nullable=False),
     Index("ix_transfer_events_transfer", "transfer_id"),
-    mysql_engine="InnoDB",
-    mysql_charset="utf8mb4",
+    **_ON_MYSQL,
+)
+
+# A whole migration with its phases. `record` is what its gates have said, as JSON; only its holder writes it.
+procedures = Table(
+    "procedures",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("state", String(12), nullable=False),
+    Column("phase", String(12), nullable=False),
+    Column("plan", LONG_TEXT, nullable=False),
+    Column("plan_hash", String(32), nullable=False),
+    Column("record", LONG_TEXT, nullable=False),
+    Column("holder", short_word(100)),
+    Column("lease_until", UtcDateTime),
+    Column("error", Text),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),
+    **_ON_MYSQL,
 )

@@ -1,0 +1,155 @@
+"""The gates of the move itself: a few rows first, each step proven, then the rest, then the proof of all."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+from app.tasks.errors import TaskError
+from app.tasks.model import PRIORITIES, Status
+from app.tasks.routing import Intake
+from app.transfer import runs
+from app.transfer.batches import BatchRecords
+from app.transfer.canaries import Canaries
+from app.transfer.errors import Incomplete, Superseded, TransferError
+from app.transfer.mover import Mover
+from app.transfer.old_workers import stop
+from app.transfer.plans import Direction, Scope, make_plan, rows_to_move
+from app.transfer.procedure.gates import Gate, Ground, Outcome
+from app.transfer.procedure.proofs import verified
+from app.transfer.records import OPEN, State, TransferRecords
+
+HOLD_MINUTES = 60  # the hold ends by itself, should nobody be left to end it
+GO_ON = "see to it, then --resume; or --rollback"
+
+
+def hold_submissions(ground: Ground) -> Outcome:
+    """Let new tasks wait while rows move, if the plan says so."""
+    if not ground.plan.choices.hold:
+        return Outcome(True, "submission stays open")
+    rules = ground.system.store.routing.refresh().values()
+    if any(route.intake is not Intake.OPEN for route in rules):
+        return Outcome(True, "submission is closed already, and not by us")
+    duration = timedelta(minutes=HOLD_MINUTES)
+    ground.system.queue.pause_intake(reason="migration to Redis", mode=Intake.HOLD, duration=duration)
+    ground.facts["held"] = True
+    return Outcome(True, f"new tasks are held, for {HOLD_MINUTES} minutes at most")
+
+
+def wait_for_running(ground: Ground) -> Outcome:
+    """Under a hold, until no task runs; else they are only counted: a move leaves running tasks alone."""
+    hold = ground.plan.choices.hold
+    left = runs.drain(
+        ground.system.queue,
+        PRIORITIES,
+        limit_seconds=ground.plan.choices.running_seconds if hold else 0,
+        statuses=(Status.PROCESSING,),
+        waiting=lambda _: ground.check(),
+    )
+    if left and hold:
+        fix = "wait longer (--running-seconds), cancel them, or migrate without --hold; then --resume"
+        return Outcome(False, f"{left:,} tasks still run: wait_for_running.py names them", fix)
+    return Outcome(True, f"{left:,} tasks run and are left alone" if left else "no task runs")
+
+
+def move(ground: Ground) -> Outcome:
+    """Canaries, then everything; complete only by a count of zero."""
+    try:
+        mover = _mover(ground)
+        done = mover.run() if mover is not None else None
+    except Superseded as error:
+        ground.check()
+        return Outcome(False, str(error), "--resume begins another transfer, --rollback brings the rows back")
+    except (TransferError, TaskError) as error:
+        return Outcome(False, str(error), GO_ON)
+    plan = ground.plan.move
+    left = sum(rows_to_move(ground.system.store, plan, ground.system.store.routing.refresh()).values())
+    if left:
+        return Outcome(False, f"{left:,} rows wait in the database again", GO_ON)
+    totals = BatchRecords(ground.system.store.database).totals(ground.facts["transfer"])
+    ground.facts["moved"] = totals.marked
+    speed = f", {done.rows_per_second:,.0f}/s at last" if done and done.moved else ""
+    return Outcome(True, f"{totals.marked:,} rows moved{speed}; counted after the flip: 0 are left")
+
+
+def _mover(ground: Ground) -> Mover | None:
+    """A new one, or one that goes on with a transfer that was cut short; None if that is complete."""
+    records = TransferRecords(ground.system.store.database)
+    queue = ground.system.queue
+    known = ground.facts.get("transfer")
+    cut_short = records.get(known) if known is not None else None
+    found = cut_short or next(iter(records.open_ones(Direction.DISPATCH)), None)
+    if found is not None and found.state is State.COMPLETED:
+        return None
+    if found is not None and found.state in OPEN and found.plan_hash == ground.plan.move.hash:
+        ground.facts["transfer"] = found.transfer_id
+        steps = sum(kind == "canaries" for _, kind, _ in records.events(found.transfer_id))
+        canaries = _canaries(ground, ground.plan.choices.canaries[steps:])
+        take_up = partial(runs.resume, queue, Direction.DISPATCH, transfer_id=found.transfer_id)
+        return take_up(watcher=ground.watcher, canaries=canaries)
+    plan = make_plan(ground.system.store, Direction.DISPATCH, Scope())
+    canaries = _canaries(ground, ground.plan.choices.canaries)
+    mover = runs.start(queue, plan, ground.plan.limits, watcher=ground.watcher, canaries=canaries)
+    ground.facts["transfer"] = mover.transfer_id
+    ground.keep()
+    return mover
+
+
+def _canaries(ground: Ground, steps: tuple[int, ...]) -> Canaries:
+    def look(moved: int) -> None:
+        ground.check()
+        outcome = verified(ground, f"canaries {moved}")
+        kept = {"rows": moved, "passed": outcome.passed, "said": outcome.said}
+        ground.facts.setdefault("canaries", []).append(kept)
+        ground.keep()
+        if not outcome.passed:
+            raise Incomplete(f"after {moved} canaries: {outcome.said}")
+
+    return Canaries(steps, look)
+
+
+def canaries_proven(ground: Ground) -> Outcome:
+    """What the looks between the steps have said."""
+    looks = ground.facts.get("canaries", [])
+    if not looks:
+        return Outcome(True, "there were no rows to try it with")
+    steps = ", ".join(f"{look['rows']} {'clean' if look['passed'] else 'not clean'}" for look in looks)
+    return Outcome(True, f"rows moved ahead and verified: {steps}")
+
+
+def none_quarantined(ground: Ground) -> Outcome:
+    """Rows that cannot become tasks are put aside by the move; somebody has to decide about them."""
+    totals = BatchRecords(ground.system.store.database).totals(ground.facts["transfer"])
+    if not totals.quarantined:
+        return Outcome(True, "no row is in quarantine")
+    fix = "decide about them (docs/operating.md), or confirm a plan with --accept quarantine; then --resume"
+    return Outcome(False, f"{totals.quarantined:,} rows are in quarantine", fix)
+
+
+def all_verified(ground: Ground) -> Outcome:
+    return verified(ground, "move", left="QUEUED")
+
+
+def stop_old_workers(ground: Ground) -> Outcome:
+    """Our own pollers rest by the routing; another system's are stopped by their recorded process ids."""
+    files = [Path(name) for name in ground.plan.choices.pid_files]
+    if not files:
+        return Outcome(True, "pollers rest: the routing gives them nothing")
+    stopped = stop(files, limit_seconds=ground.plan.choices.running_seconds)
+    if stopped.running:
+        numbers = ", ".join(map(str, stopped.running))
+        fix = "stop_legacy_workers.py --kill, when their tasks may be lost; then --resume"
+        return Outcome(False, f"old workers still run: {numbers}", fix)
+    return Outcome(True, f"{len(stopped.found)} old workers are stopped")
+
+
+MIGRATE = (
+    Gate("hold", hold_submissions),
+    Gate("running tasks", wait_for_running),
+    Gate("move", move, asks="Every row was moved, by a count of zero after the flip"),
+    Gate("canaries", canaries_proven, asks="The first rows were verified before the rest followed"),
+    Gate("quarantine", none_quarantined, acceptable=True, asks="No row was put aside"),
+    Gate("verified", all_verified, asks="Every row and every ticket was verified by id"),
+    Gate("old workers", stop_old_workers, asks="No poller takes tasks any more"),
+)
