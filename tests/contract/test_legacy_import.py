@@ -19,6 +19,7 @@ from app.tasks.tickets import RQQueueManager
 from app.transfer import runs
 from app.transfer.errors import NotPossible
 from app.transfer.legacy.beginning import Consent, checked, plan_import, start_import
+from app.transfer.legacy.importing import LegacyRows
 from app.transfer.legacy.mapping import Mapping, read_mapping
 from app.transfer.mover import Moving
 from app.transfer.plans import Direction, Limits, Scope
@@ -377,3 +378,20 @@ def test_a_mapping_whose_table_column_or_handler_is_missing_says_so(
     ):
         with pytest.raises(NotPossible, match=said):
             plan_import(captions, checked(captions, CAPTIONS.model_copy(update=change)), Scope())
+
+
+def test_rows_that_keep_coming_do_not_keep_an_import_from_its_end(
+    rows: Rows, new_shape: CaptionQueue, captions: TaskQueue
+) -> None:
+    new_shape.put(new_shape.row(number) for number in range(60))
+    cargo = LegacyRows(captions, checked(captions, CAPTIONS), transfer_id=1)
+    aim = plan_import(captions, checked(captions, CAPTIONS), Scope()).aim(
+        captions.store.routing.refresh()[Priority.NORMAL]
+    )
+    assert cargo.count(aim) == 60
+    assert cargo.count(aim) == 60  # all of them were there before
+    new_shape.execute("UPDATE caption_generation_tasks SET status = 'RUNNING'")
+    new_shape.put([new_shape.row(100)])
+    assert cargo.count(aim) == 0  # it came since: a next import's
+    assert cargo.count(aim) == 1
+    assert rows.count() == 0

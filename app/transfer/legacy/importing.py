@@ -28,6 +28,8 @@ from app.transfer.legacy.mapping import mapping_of
 from app.transfer.legacy.table import LegacyTable
 from app.transfer.legacy.verdicts import Flaw, verdict
 
+MOST_NEW = 10_000  # rows that may have come between two counts: their keys are kept for a moment
+
 
 class Stretch(NamedTuple):
     """Rows that one index gives in order: queued or with no status, with a time of making or without."""
@@ -71,6 +73,7 @@ class LegacyRows:
         self._table = table
         self._transfer_id = transfer_id
         self._ids = IdSource()
+        self._left: dict[Priority, frozenset[Any] | None] = {}  # as of the last count
         self._limit = queue.settings.active_tasks_per_user
         limit_bytes = queue.settings.payload_limit_bytes
         self._judge = Judge(table, queue.handlers[table.mapping.task], limit_bytes)
@@ -84,15 +87,36 @@ class LegacyRows:
             yield from (Stretch(queued, with_time) for with_time in timed)
 
     def count(self, aim: Aim) -> int:
+        """How many rows are left. No flip of ours keeps an application from queueing rows; so rows that came
+        after the count before are not left, they are new, and a next import's."""
+        priority = aim.route.priority
+        number = self._count(priority)
+        before, self._left[priority] = self._left.get(priority), None
+        if not 0 < number <= MOST_NEW:
+            return number
+        keys = self._left[priority] = self._left_keys(priority)
+        return number if before is None else len(keys & before)
+
+    def _count(self, priority: Priority) -> int:
+        where, given = self._where_left(priority)
+        query = f"SELECT COUNT(*) FROM {self._table.table} legacy WHERE {where}"  # noqa: S608 - checked names
+        return self._store.database.read(lambda on: int(on.exec_driver_sql(query, given).scalar_one()))
+
+    def _left_keys(self, priority: Priority) -> frozenset[Any]:
+        where, given = self._where_left(priority)
+        query = f"SELECT {self._table.key} FROM {self._table.table} legacy WHERE {where}"  # noqa: S608
+        rows = self._store.database.read(lambda on: on.exec_driver_sql(query, given).cursor.fetchall())
+        return frozenset(row[0] for row in rows)
+
+    def _where_left(self, priority: Priority) -> tuple[str, tuple[str, ...]]:
+        """Rows that are neither moved nor named."""
         table, words = self._table, self._table.mapping.status
-        of_priority, values = table.of_priority(aim.route.priority)
-        query = (
-            f"SELECT COUNT(*) FROM {table.table} legacy"  # noqa: S608 - checked names
-            f" WHERE ({table.status} = {table.mark} OR {table.status} IS NULL) AND {of_priority}"
+        of_priority, values = table.of_priority(priority)
+        where = (
+            f"({table.status} = {table.mark} OR {table.status} IS NULL) AND {of_priority}"
             f" AND NOT {table.has_task(Status.QUARANTINED)}"
         )
-        given = (words.queued, *values)
-        return self._store.database.read(lambda on: int(on.exec_driver_sql(query, given).scalar_one()))
+        return where, (words.queued, *values)
 
     def pick(self, on: Connection, aim: Aim, stretch: Stretch, after: Any, limit: int) -> Picked | None:
         found = self._find(on, aim.route.priority, stretch, after, limit)
