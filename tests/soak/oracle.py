@@ -170,11 +170,23 @@ class Oracle:
     def _judge_starts(self, row: Any, events: Sequence[str], verdict: Verdict) -> None:
         starts = [line for line in self.ledger.of_task[row.id] if line.word == "S"]
         per_attempt = Counter(line.attempt for line in starts)
-        if any(count > 1 for count in per_attempt.values()):
-            verdict.doubled[row.id] = f"{row.name}: one attempt started twice, {dict(per_attempt)}"
+        twice = any(count > 1 for count in per_attempt.values())
         allowed = 1 + sum(kind in REASONS for kind in events)
-        if len(starts) > allowed:
-            verdict.doubled[row.id] = f"{row.name}: {len(starts)} starts, recorded reasons {events}"
+        if twice or len(starts) > allowed:
+            what = "one attempt started twice" if twice else f"{len(starts)} starts"
+            verdict.doubled[row.id] = f"{row.name}: {what}, recorded reasons {events}; {self._story(row.id)}"
+
+    def _story(self, task_id: int) -> str:
+        """What is known of a task: its row, its lines in the ledger, its events."""
+        row = self.select(f"SELECT * FROM tasks WHERE id = {int(task_id)}")[0]._mapping
+        of_row = ", ".join(f"{name} {value}" for name, value in row.items() if value is not None)
+        query = f"SELECT at, kind, detail FROM task_events WHERE task_id = {int(task_id)} ORDER BY id"
+        events = "; ".join(f"{event.at} {event.kind} {event.detail}" for event in self.select(query))
+        lines = " ".join(
+            f"{line.word}{line.attempt} at {line.at:.3f} by {line.pid}"
+            for line in self.ledger.of_task[task_id]
+        )
+        return f"ledger: {lines}; events: {events or 'none'}; row: {of_row}"
 
     def _judge_end(
         self, row: Any, name: str, events: Sequence[str], cancelled: bool, effects: int, verdict: Verdict
