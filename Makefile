@@ -11,7 +11,7 @@ CHECKED := $(wildcard app workers core flows scripts benchmarks tests config*.py
 .DEFAULT_GOAL := help
 .SILENT:
 MAKEFLAGS += --no-print-directory
-.PHONY: help run test test-rq check model bench bench-peers bench-window bench-transfer bench-import soak verify-proof lock setup-dev setup-staging setup-prod list-config start-workers clean
+.PHONY: help run test test-rq check model bench bench-peers bench-window bench-transfer bench-import soak verify-proof record-migration lock setup-dev setup-staging setup-prod list-config start-workers clean
 
 help: ## list these commands
 	awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +70,10 @@ verify-proof: $(STAMP) ## plant 1,000 faults that the verifier must find, and ve
 	$(BIN)/python -m tests.proof $(if $(filter command line,$(origin ROWS)),--rows $(ROWS)) \
 		$(if $(FAULTS),--faults $(FAULTS)) $(if $(RUNS),--runs $(RUNS)) $(if $(SEED),--seed $(SEED)) \
 		$(if $(DOCS),--docs)
+
+record-migration: $(STAMP) ## record a whole migration and its rollback, as text and as pictures, in docs/deployment
+	scripts/install_test_servers.sh
+	$(BIN)/python docs/record_migration.py
 
 lock: $(STAMP) ## pin every dependency anew, with hashes, in requirements.lock
 	env -u UV_INDEX -u UV_EXTRA_INDEX_URL -u UV_FIND_LINKS $(BIN)/uv pip compile pyproject.toml \

@@ -12,7 +12,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import click
@@ -25,6 +27,7 @@ from app.embedded_redis import EmbeddedRedis, EmbeddedRedisError
 from app.logs import configure_logging
 from app.system import build_system
 from app.tasks.errors import TaskError
+from app.web.parts import LAUNCHER
 from app.welcome import add_samples, welcome
 from config import Config, ConfigError
 
@@ -71,6 +74,7 @@ class WebServer(BaseApplication):  # type: ignore[misc]
 
     def load(self) -> Flask:
         app = create_app(self._config)
+        app.extensions[LAUNCHER] = MigrationLauncher(self._config)
         # what is loaded stays: walking over it again and again took a quarter of a large batch's time
         gc.collect()
         gc.freeze()
@@ -109,6 +113,28 @@ class WorkerPool:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+class MigrationLauncher:
+    """Starts the command that runs a migration, as a process that outlives us; its log is in VAR_DIR."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def __call__(self, verb: str) -> None:
+        folder = Path(__file__).resolve().parent
+        command = [sys.executable, "-m", "scripts.migration.run_migration", f"--{verb}"]
+        with (self._config.VAR_DIR / "migration.log").open("ab") as said:
+            process = subprocess.Popen(
+                command,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        log.info("migration.started", verb=verb, pid=process.pid)
+        threading.Thread(target=process.wait, name="migration-end", daemon=True).start()  # leaves no zombie
 
 
 def _end_streams(worker: Any) -> None:

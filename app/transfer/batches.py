@@ -10,6 +10,7 @@ from sqlalchemy.engine import Connection
 from app.tasks.database import Database
 from app.tasks.model import Priority
 from app.tasks.schema import database_now, transfer_batches
+from app.transfer.forecast import Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,3 +88,17 @@ class BatchRecords:
         query = select(func.count(), *sums).where(transfer_batches.c.transfer_id == transfer_id)
         row = self._database.read(lambda on: on.execute(query).one())
         return Totals(*map(int, row))
+
+    def steps(self, transfer_id: int, *, points: int) -> list[Step]:
+        """How many rows had been taken in all, and when: about so many points, whatever number of batches."""
+        number = transfer_batches.c.number
+        own = transfer_batches.c.transfer_id == transfer_id
+        count = self._database.read(lambda on: on.execute(select(func.max(number)).where(own)).scalar()) or 0
+        part = number - number % max(1, -(-count // points))
+        taken = func.sum(transfer_batches.c.marked + transfer_batches.c.quarantined)
+        query = select(func.max(transfer_batches.c.marked_at), taken).where(own).group_by(part).order_by(part)
+        steps, total = [], 0
+        for at, rows in self._database.read(lambda on: on.execute(query).all()):
+            total += int(rows)
+            steps.append(Step(at, total))
+        return steps

@@ -13,7 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.engine import Connection
 
 from app.tasks.database import Database
@@ -307,6 +307,12 @@ class TransferRecords:
         """The newest transfer of this direction."""
         query = select(transfers.c.id).where(transfers.c.direction == direction.value)
         query = query.order_by(transfers.c.id.desc()).limit(1)
+        found = self._database.read(lambda on: on.execute(query).scalar())
+        return None if found is None else self.get(found)
+
+    def newest(self) -> Transfer | None:
+        """Of both directions."""
+        query = select(func.max(transfers.c.id))
         found = self._database.read(lambda on: on.execute(query).scalar())
         return None if found is None else self.get(found)
 

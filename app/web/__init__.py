@@ -26,6 +26,7 @@ from app.web import (
     health,
     maintenance,
     metrics,
+    migration,
     pages,
     parts,
     problems,
@@ -86,6 +87,7 @@ def _register(app: Flask, system: System) -> None:
         admin.admin,
         dead_letters.dead_letters,
         maintenance.maintenance,
+        migration.migration,
         pages.pages,
         pages.admin_pages,
     ):

@@ -34,7 +34,9 @@ NEWEST_TASKS = 24
 RUNNING_TASKS = 64
 # Beyond this many waiting rows nobody can follow one wagon, and the running rows are far down the list.
 FOLLOWABLE_WAITING = 5_000
-OTHER_SCRIPTS = frozenset({"theme.js", "admin.js", "deadletters.js", "question.js", "schedules.js"})
+OTHER_SCRIPTS = frozenset(
+    {"theme.js", "admin.js", "deadletters.js", "question.js", "schedules.js", "migration.js"}
+)
 CACHE_SLOT = "twintrack.overview"
 
 pages = Blueprint("pages", __name__)

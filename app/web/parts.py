@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 SYSTEM = "twintrack"
 CLOSING = "stopping"
 CLOCK = "twintrack.clock"
+LAUNCHER = "twintrack.launcher"
 
 
 def install(app: Flask, system: System, clock: Callable[[], datetime]) -> None:
@@ -40,6 +41,11 @@ def store() -> Store:
 
 def closing() -> threading.Event:
     return cast("threading.Event", current_app.extensions[CLOSING])
+
+
+def launcher() -> Callable[[str], None] | None:
+    """What starts a migration's process for a verb, `resume` or `rollback`; None: the entrance gave none."""
+    return cast("Callable[[str], None] | None", current_app.extensions.get(LAUNCHER))
 
 
 def now() -> datetime:

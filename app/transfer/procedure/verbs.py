@@ -34,12 +34,17 @@ def resume(system: System, *, listener: Listener | None = None) -> Runner | None
     process goes on. Raises `NotPossible`."""
     records = ProcedureRecords(system.store.database)
     found = open_procedure(system)
-    _steer_transfers(system, found, go_on=True)
-    if records.resume(found.procedure_id) and _lives(found):
+    if wake(system, found) and _lives(found):
         return None
     holder = this_process()
     taken = records.take(found.procedure_id, holder=holder, is_dead=is_dead)
     return Runner(system, taken, holder=holder, listener=listener)
+
+
+def wake(system: System, procedure: Procedure) -> bool:
+    """Let a paused one go on, and its transfer. False if it was not paused."""
+    _steer_transfers(system, procedure, go_on=True)
+    return ProcedureRecords(system.store.database).resume(procedure.procedure_id)
 
 
 def pause(system: System) -> Procedure:
