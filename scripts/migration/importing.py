@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
 
 from app.system import System
 from app.transfer.legacy.beginning import Consent, needed_statements, plan_import, start_import, table_of
+from app.transfer.legacy.giving_back import give_back
+from app.transfer.legacy.mapping import read_mapping
 from app.transfer.legacy.table import LegacyTable
 from app.transfer.plans import Direction, Plan
+from app.transfer.progress import Progress
 from scripts.migration.commands import GOOD, say
 from scripts.migration.moving import Wanted, confirm_plan, control, go_on, run_shown
 
@@ -56,4 +59,18 @@ def show_import(system: System, table: LegacyTable, plan: Plan, *, as_json: bool
     lines += [f"  needed first: {statement}" for statement in needed]
     lines += [f"  not looked for, a table is missing: {name}" for name in table.skipped]
     say(value, "\n".join(lines), as_json=as_json)
+    return GOOD
+
+
+def give_rows_back(system: System, path: Path, wanted: Wanted) -> int:
+    """The rollback of an import; returns the exit code."""
+    mapping = read_mapping(path)
+    progress = Progress("given back:")
+    try:
+        done = give_back(system.queue, mapping.name, watcher=lambda rows: progress.step(rows - progress.done))
+    finally:
+        progress.end()
+    text = f"{done.rows:,} rows of {mapping.table} are queued for the old workers again."
+    text += "".join(f" Import {number} was aborted." for number in done.aborted)
+    say(asdict(done), text, as_json=wanted.as_json)
     return GOOD

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,6 +16,7 @@ from app.transfer import runs
 from app.transfer.plans import Direction
 from app.transfer.progress import Progress
 from scripts.migration.commands import GOOD, PROBLEM, guarded, json_option, running_system, say
+from scripts.migration.importing import give_rows_back
 from scripts.migration.moving import Show, Wanted, move, move_options
 
 
@@ -23,10 +25,17 @@ from scripts.migration.moving import Show, Wanted, move, move_options
 @click.option("--planned", is_flag=True, help="First hold new tasks and let the waiting ones end.")
 @click.option("--drain-seconds", type=click.FloatRange(min=0), default=600.0, show_default=True)
 @click.option("--reason", default="planned rollback", show_default=True, help="Shown while tasks are held.")
+@click.option(
+    "--source",
+    type=click.Path(path_type=Path),
+    help="Give imported tasks that never started back to this mapping's table, instead.",
+)
 @json_option
-def main(planned: bool, drain_seconds: float, reason: str, **options: Any) -> None:
+def main(planned: bool, drain_seconds: float, reason: str, source: Path | None, **options: Any) -> None:
     wanted = Wanted(**options)
     with running_system() as system:
+        if source is not None:
+            guarded(lambda: give_rows_back(system, source, wanted))
         begin = partial(roll_back_planned, system, wanted, drain_seconds, reason) if planned else None
         guarded(lambda: move(system, Direction.RECALL, wanted, begin=begin))
 

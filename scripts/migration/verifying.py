@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -14,12 +14,15 @@ from app.system import System
 from app.tasks.model import PRIORITIES
 from app.transfer.backup import latest
 from app.transfer.baseline import KIND, Baseline
+from app.transfer.legacy.mapping import read_mapping
 from app.transfer.progress import Progress
+from app.transfer.verification.imports import ImportVerifier
 from app.transfer.verification.page import page
+from app.transfer.verification.report import Report
 from app.transfer.verification.suspects import Patience
 from app.transfer.verification.verifier import Verifier, Wanted
 from app.transfer.wiring import reader_of, time_limits_of
-from scripts.migration.commands import baselines, json_option, running_system, say, stop
+from scripts.migration.commands import baselines, guarded, json_option, running_system, say, stop
 
 _OPTIONS = (
     click.option("--baseline", type=click.Path(path_type=Path), help="Folder; default: the newest one."),
@@ -71,10 +74,21 @@ def verify(asked: Asked, *, subject: str, left_status: str) -> None:
     """Verify, tell, and exit: 0 clean, 1 a mismatch, 2 incomplete."""
     with running_system() as system:
         report = _verifier(system, asked, subject=subject, left_status=left_status).run()
-        if asked.report_file is not None:
-            asked.report_file.write_text(page(report), encoding="utf-8")
-        say(report.as_json(), report.as_text(), as_json=asked.as_json)
-        sys.exit(report.exit_code)
+        sys.exit(_told(report, asked))
+
+
+def verify_import(asked: Asked, source: Path) -> NoReturn:
+    """As `verify`, of the import that a mapping file names."""
+    with running_system() as system:
+        guarded(lambda: _told(ImportVerifier(system.store.database, read_mapping(source)).run(), asked))
+    raise AssertionError("unreachable: the command has ended")
+
+
+def _told(report: Report, asked: Asked) -> int:
+    if asked.report_file is not None:
+        asked.report_file.write_text(page(report), encoding="utf-8")
+    say(report.as_json(), report.as_text(), as_json=asked.as_json)
+    return report.exit_code
 
 
 def _verifier(system: System, asked: Asked, *, subject: str, left_status: str) -> Verifier:

@@ -23,6 +23,9 @@ from sqlalchemy.exc import DBAPIError
 
 from app.tasks.model import Status
 from app.tasks.submission import TaskRequest
+from app.transfer.legacy.mapping import read_mapping
+from app.transfer.verification.imports import ImportVerifier
+from app.transfer.verification.report import CLEAN
 from config import ROOT
 from tests.acceptance.stack import Stack
 from tests.imports import handlers
@@ -206,6 +209,8 @@ class Trial:
         assert self.stack.count(Status.COMPLETED) == len(self._natives) + sum(
             1 for key in to_run if key in tasks
         )
+        report = ImportVerifier(self.stack.system.store.database, read_mapping(self._mapping)).run()
+        assert report.exit_code == CLEAN, report.as_text()
         self.figures.submissions = len(self._natives)
         self.figures.submit_p95_ms = sorted(self._latencies)[int(len(self._latencies) * 0.95)] * 1000
 

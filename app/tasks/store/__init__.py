@@ -55,6 +55,7 @@ class Store:
     transfers: TransferRows
     imports: Imports
     slots: SlotWaits
+    write_backs: WriteBacks
 
     @classmethod
     def over(cls, database: Database, *, user_concurrency: int = 0) -> Store:
@@ -88,4 +89,5 @@ class Store:
             transfers=TransferRows(database),
             imports=imports,
             slots=SlotWaits(database),
+            write_backs=backs,
         )

@@ -11,17 +11,19 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import ColumnElement, delete, func, insert, select, update
 from sqlalchemy.engine import Connection
 
 from app.tasks.database import Database
-from app.tasks.model import ENDED, Priority, Status
-from app.tasks.schema import database_now, legacy_sources, tasks
-from app.tasks.sources import Source
+from app.tasks.model import ENDED, WAITING, Priority, Status
+from app.tasks.schema import AnyRow, database_now, legacy_sources, tasks
+from app.tasks.sources import SOURCE_KEYS, Source
 from app.tasks.store import events
+from app.tasks.store.placing import OVER
 
 KEYS_AT_A_TIME = 5000  # every database takes more parameters than that
 ROWS_AT_A_TIME = 1000
+GIVEN_BACK = "given back: its legacy row is queued again"
 
 
 class Imported(NamedTuple):
@@ -102,6 +104,31 @@ class Imports:
         for at in range(0, len(values), ROWS_AT_A_TIME):
             on.execute(insert(tasks), values[at : at + ROWS_AT_A_TIME])
         events.record_all(on, _named(rows, transfer_id))
+
+    # --- the way back -----------------------------------------------------------------------------------
+
+    def never_started(self, on: Connection, source: str, limit: int) -> list[AnyRow]:
+        """Lock tasks of this source that wait and were never started: (id, idempotency_key)."""
+        query = select(tasks.c.id, tasks.c.idempotency_key).where(*_never_started(source))
+        return list(on.execute(query.order_by(tasks.c.id).limit(limit).with_for_update(skip_locked=True)))
+
+    def count_never_started(self, source: str) -> int:
+        """How many there are, locked ones included."""
+        query = select(func.count()).select_from(tasks).where(*_never_started(source))
+        return self._database.read(lambda on: int(on.execute(query).scalar_one()))
+
+    def close_given_back(self, on: Connection, task_ids: Sequence[int]) -> None:
+        """Their rows are an old worker's again."""
+        values = OVER | {"status": Status.CANCELLED, "epoch": tasks.c.epoch + 1, "error": GIVEN_BACK}
+        on.execute(update(tasks).where(tasks.c.id.in_(task_ids)).values(values))
+        events.record(on, "given back", task_ids)
+
+
+def _never_started(source: str) -> tuple[ColumnElement[bool], ...]:
+    start = f"{SOURCE_KEYS}{source}:"
+    key = tasks.c.idempotency_key
+    within = (key >= start, key < f"{SOURCE_KEYS}{source};")  # the character behind the colon
+    return (*within, tasks.c.status.in_(WAITING), tasks.c.started_at.is_(None))
 
 
 def _values(row: Imported, now: datetime) -> dict[str, Any]:

@@ -185,6 +185,34 @@ class WriteBacks:
         lost = [end.task_id for end in ends if end.key.key not in told]
         events.record(on, "its legacy row was changed by others", lost, status=word)
 
+    # --- the way back -----------------------------------------------------------------------------------
+
+    def give_back(self, name: str, *, limit: int) -> list[int]:
+        """Queue the rows of tasks that never started anew, and cancel these tasks, both or neither.
+
+        Returns the tasks' ids; repeat until there are none. What others have locked is left for a later
+        call. Raises `DatabaseUnavailable`.
+        """
+        source = self._imports.source(name)
+        if source is None:
+            return []
+        return self._database.run(lambda on: self._give_back(on, source, limit))
+
+    def _give_back(self, on: Connection, source: Source, limit: int) -> list[int]:
+        rows = self._imports.never_started(on, source.name, limit)
+        if not rows:
+            return []
+        keys = {row.id: key.key for row in rows if (key := SourceKey.of_key(row.idempotency_key)) is not None}
+        status, mark = self._quote(source.status), self._sql.mark
+        statement = (
+            f"UPDATE {self._quote(source.table)} SET {status} = {mark}"  # noqa: S608 - checked names
+            f" WHERE {self._quote(source.key)} IN ({self._sql.marks(len(keys))}) AND {status} = {mark}"
+        )
+        with passing_guard(on):
+            on.exec_driver_sql(statement, (source.words.queued, *keys.values(), source.words.moved))
+        self._imports.close_given_back(on, [row.id for row in rows])
+        return list(keys)
+
     # --- an operator's retry ----------------------------------------------------------------------------
 
     def reopen(self, on: Connection, row: Any) -> bool:

@@ -53,6 +53,29 @@ MEANINGS = {
 }
 
 
+class ImportFault(StrEnum):
+    """What can be wrong between a legacy row and its task."""
+
+    LEFT_BEHIND = "queued row left behind"
+    NO_TASK = "moved row without a task"
+    NOT_FENCED = "queued row with a living task"
+    TAKEN = "row taken from a living task"
+    NOT_TOLD = "end not told"
+    ROW_GONE = "task without its row"
+    CHANGED = "payload differs from its row"
+
+
+IMPORT_MEANINGS = {
+    ImportFault.LEFT_BEHIND: "the row still waits for an old worker, and nobody has named it",
+    ImportFault.NO_TASK: "the row is marked moved, and no task names it: nobody will run it",
+    ImportFault.NOT_FENCED: "the row waits for an old worker while its task waits or runs: both could run it",
+    ImportFault.TAKEN: "somebody has changed the row; the task is closed when a worker comes to it",
+    ImportFault.NOT_TOLD: "the task has ended, and the row still says moved",
+    ImportFault.ROW_GONE: "the task names a row that does not exist; it is closed when a worker comes to it",
+    ImportFault.CHANGED: "the task's payload does not say what the row says",
+}
+
+
 # What workers and the sweeper put right by themselves, in time: a worker drops a ticket that is worth nothing
 # when its turn comes, and the sweeper pushes what is missing.
 HEALING = frozenset(
@@ -65,8 +88,13 @@ HEALING = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One fault. `key` names a row by its id, or an entry of Redis as it stands there."""
+    """One fault. `key` names a row by its id or its legacy key, or an entry of Redis as it stands there."""
 
-    fault: Fault
+    fault: Fault | ImportFault
     key: str
     detail: str = ""
+
+
+def meaning_of(fault: Fault | ImportFault) -> str:
+    """What the class means, for people."""
+    return IMPORT_MEANINGS[fault] if isinstance(fault, ImportFault) else MEANINGS[fault]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-from app.transfer.verification.faults import MEANINGS
+from app.transfer.verification.faults import meaning_of
 from app.transfer.verification.report import Report
 
 NAMED = 200
@@ -50,7 +50,7 @@ def page(report: Report) -> str:
         parts += ["<h2>Baseline</h2>", _figures(report.baseline)]
     for fault, named in report.by_fault().items():
         rows = ((finding.key, finding.detail) for finding in named[:NAMED])
-        parts += [f"<h2>{escape(fault)}: {len(named):,}</h2>", f"<p>{escape(MEANINGS[named[0].fault])}</p>"]
+        parts += [f"<h2>{escape(fault)}: {len(named):,}</h2>", f"<p>{escape(meaning_of(named[0].fault))}</p>"]
         parts += [_table(rows), _more(len(named))]
     if report.pending:
         parts += [

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.transfer.verification.faults import MEANINGS, Finding
+from app.transfer.verification.faults import Finding, meaning_of
 
 CLEAN, MISMATCH, INCOMPLETE = 0, 1, 2
 NAMED_PER_FAULT = 20
@@ -87,7 +87,7 @@ class Report:
             lines += [f"baseline {_counted(self.baseline)}"]
         lines += [f"{self.seconds:.1f} s, {self.rows_per_second:,.0f} rows a second"]
         for fault, named in self.by_fault().items():
-            lines += ["", f"{fault}: {len(named):,} ({MEANINGS[named[0].fault]})"]
+            lines += ["", f"{fault}: {len(named):,} ({meaning_of(named[0].fault)})"]
             lines += [f"  {finding.key}  {finding.detail}" for finding in named[:NAMED_PER_FAULT]]
             if len(named) > NAMED_PER_FAULT:
                 lines.append(f"  and {len(named) - NAMED_PER_FAULT:,} more, all of them in --json")

@@ -1,0 +1,202 @@
+"""The proof of an import finds what was planted and no more; the way back gives old workers their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from app.tasks.errors import DatabaseUnavailable
+from app.tasks.handlers import load_handlers
+from app.tasks.model import PRIORITIES, Claim, Completed, Failed
+from app.tasks.queue import TaskQueue
+from app.tasks.settings import CoreSettings
+from app.tasks.store import Store
+from app.tasks.store.takes import TakeQueued
+from app.transfer.errors import Incomplete, NotPossible
+from app.transfer.legacy.beginning import Consent, checked, plan_import, start_import
+from app.transfer.legacy.giving_back import give_back
+from app.transfer.legacy.mapping import read_mapping
+from app.transfer.plans import Scope
+from app.transfer.records import State, TransferRecords
+from app.transfer.verification.faults import ImportFault
+from app.transfer.verification.imports import ImportVerifier
+from app.transfer.verification.report import CLEAN, INCOMPLETE, MISMATCH, Report
+from config import ROOT
+from tests.contract.moving import FAST
+from tests.contract.parts import MakeStore
+from tests.contract.rows import Rows
+from tests.imports.planting import Planted
+from tests.legacy_tables import CaptionQueue
+
+CAPTIONS = read_mapping(ROOT / "mappings" / "caption_tasks.toml")
+HANDLERS = load_handlers(["app.handlers"])
+
+
+@pytest.fixture
+def store(rows: Rows, make_store: MakeStore) -> Store:
+    return make_store(rows, redis_percent=0)
+
+
+@pytest.fixture
+def queue(store: Store) -> TaskQueue:
+    return TaskQueue(store, HANDLERS, None, CoreSettings())
+
+
+@pytest.fixture
+def legacy(rows: Rows) -> Iterator[CaptionQueue]:
+    made = CaptionQueue(rows.engine)
+    yield made
+    made.drop()
+
+
+def import_all(queue: TaskQueue, consent: Consent = Consent(True, False, True)) -> None:  # noqa: B008
+    table = checked(queue, CAPTIONS)
+    plan = plan_import(queue, table, Scope())
+    start_import(queue, table, plan, FAST, consent, watcher=lambda moving: None).run()
+
+
+def proof(store: Store) -> Report:
+    return ImportVerifier(store.database, CAPTIONS, pause=lambda seconds: None).run()
+
+
+def claim(store: Store, count: int) -> dict[str, Claim]:
+    take = TakeQueued(count, PRIORITIES)
+    won = store.turns.turn([], take, holder="the test", lease_seconds=30).claims.won
+    return {(one.idempotency_key or "").rpartition(":")[2]: one for one in won}
+
+
+def test_an_import_with_every_fault_is_clean_before_and_after_its_tasks_have_run(
+    legacy: CaptionQueue, queue: TaskQueue, store: Store
+) -> None:
+    planted = Planted(legacy)
+    legacy.put(planted.rows(1100))
+    assert proof(store).counts == {ImportFault.LEFT_BEHIND: 1100}
+    import_all(queue)
+    report = proof(store)
+    assert (report.exit_code, report.counts, report.pending) == (CLEAN, {}, {})
+    claims = list(claim(store, 100).values())
+    assert proof(store).exit_code == CLEAN
+    store.settlements.settle([Completed(claims[0], "{}"), Failed(claims[1], "it broke")])
+    assert proof(store).exit_code == CLEAN
+
+
+def test_each_planted_fault_is_found_under_its_class_and_nothing_else(
+    rows: Rows, legacy: CaptionQueue, queue: TaskQueue, store: Store
+) -> None:
+    keys = legacy.put(legacy.row(number) for number in range(20))
+    import_all(queue)
+    claims = claim(store, 20)
+    store.settlements.settle([Completed(claims[key], "{}") for key in keys[:2]])
+    legacy.set(keys[0], status="MOVED")
+    legacy.set(keys[1], status="QUEUED")
+    rows.change(claims[keys[2]].task_id, idempotency_key=None)
+    legacy.set(keys[3], status="QUEUED")
+    legacy.set(keys[4], status="RUNNING")
+    legacy.execute("DELETE FROM caption_generation_tasks WHERE id = :key", key=keys[5])
+    legacy.set(keys[6], settings_json='{"max_posts_per_run": 11}')
+    [late] = legacy.put([legacy.row(100)])
+    report = proof(store)
+    assert report.exit_code == MISMATCH
+    assert {finding.key: finding.fault for finding in report.findings} == {
+        keys[0]: ImportFault.NOT_TOLD,
+        keys[1]: ImportFault.LEFT_BEHIND,
+        keys[2]: ImportFault.NO_TASK,
+        keys[3]: ImportFault.NOT_FENCED,
+        keys[4]: ImportFault.TAKEN,
+        keys[5]: ImportFault.ROW_GONE,
+        keys[6]: ImportFault.CHANGED,
+        late: ImportFault.LEFT_BEHIND,
+    }
+    assert "end not told: 1 (the task has ended, and the row still says moved)" in report.as_text()
+
+
+def test_what_changes_between_two_looks_is_pending_or_forgotten_never_a_pass_by_luck(
+    legacy: CaptionQueue, queue: TaskQueue, store: Store
+) -> None:
+    first, second = legacy.put(legacy.row(number) for number in range(2))
+    import_all(queue)
+    legacy.set(first, status="RUNNING")
+    legacy.set(second, status="RUNNING")
+
+    def between(seconds: float) -> None:
+        legacy.set(first, status="MOVED")
+        legacy.set(second, status="QUEUED")
+
+    report = ImportVerifier(store.database, CAPTIONS, pause=between).run()
+    assert (report.findings, list(report.pending), report.exit_code) == ([], [second], INCOMPLETE)
+
+
+def test_a_database_that_does_not_answer_is_no_pass(
+    legacy: CaptionQueue, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(work: object) -> None:
+        raise DatabaseUnavailable("away")
+
+    monkeypatch.setattr(store.database, "read", away)
+    report = proof(store)
+    assert (report.unread, report.exit_code) == (["away"], INCOMPLETE)
+    monkeypatch.undo()
+    assert legacy.all() == {}
+
+
+def test_rows_whose_tasks_never_started_are_queued_again_and_nothing_else_changes(
+    rows: Rows, legacy: CaptionQueue, queue: TaskQueue, store: Store
+) -> None:
+    keys = legacy.put(legacy.row(number) for number in range(30))
+    before = legacy.all()
+    import_all(queue, Consent(alter=True, install_guard=True))
+    claims = claim(store, 3)
+    ended, *running = claims
+    store.settlements.settle([Completed(claims[ended], "{}")])
+    done = give_back(queue, "caption_tasks")
+    assert (done.rows, done.aborted) == (27, ())
+    after = legacy.all()
+    assert {key: after[key] for key in keys if key not in claims} == {
+        key: before[key] for key in keys if key not in claims
+    }
+    assert {after[key]["status"] for key in running} == {"MOVED"}
+    assert after[ended]["status"] == "COMPLETED"
+    assert (rows.count("CANCELLED"), rows.count("PROCESSING"), rows.count("QUEUED")) == (27, 2, 0)
+    store.settlements.settle([Completed(claims[key], "{}") for key in running])
+    assert {legacy.status(key) for key in running} == {"COMPLETED"}
+    assert give_back(queue, "caption_tasks").rows == 0
+    import_all(queue, Consent())
+    assert rows.count("QUEUED") == 27  # and there again
+
+
+def test_giving_back_ends_an_import_that_is_under_way(
+    legacy: CaptionQueue, queue: TaskQueue, store: Store
+) -> None:
+    keys = legacy.put(legacy.row(number) for number in range(10))
+    import_all(queue)
+    table = checked(queue, CAPTIONS)
+    plan = plan_import(queue, table, Scope())
+    allowed = Consent(old_workers_stopped=True)
+    mover = start_import(queue, table, plan, FAST, allowed, watcher=lambda moving: None)
+    done = give_back(queue, "caption_tasks")
+    assert (done.rows, done.aborted) == (10, (mover.transfer_id,))
+    assert TransferRecords(store.database).get(mover.transfer_id).state is State.ABORTED
+    assert {legacy.status(key) for key in keys} == {"QUEUED"}
+    with pytest.raises(NotPossible, match="nothing was ever imported from nowhere"):
+        give_back(queue, "nowhere")
+
+
+def test_tasks_that_stay_locked_are_incomplete_never_given_back(
+    server_rows: Rows, make_store: MakeStore
+) -> None:
+    legacy = CaptionQueue(server_rows.engine)
+    try:
+        queue = TaskQueue(make_store(server_rows, redis_percent=0), HANDLERS, None, CoreSettings())
+        legacy.put(legacy.row(number) for number in range(5))
+        import_all(queue)
+        held = next(iter(server_rows.all()))
+        with (
+            server_rows.locked(held),
+            pytest.raises(Incomplete, match="1 tasks of caption_tasks stay locked"),
+        ):
+            give_back(queue, "caption_tasks", patience_seconds=0.1)
+        assert server_rows.status(held) == "QUEUED"
+        assert give_back(queue, "caption_tasks").rows == 1
+    finally:
+        legacy.drop()
