@@ -11,7 +11,7 @@ CHECKED := $(wildcard app workers core flows scripts benchmarks tests config*.py
 .DEFAULT_GOAL := help
 .SILENT:
 MAKEFLAGS += --no-print-directory
-.PHONY: help run test test-rq check model bench bench-peers bench-window bench-transfer bench-import soak verify-proof record-migration lock setup-dev setup-staging setup-prod list-config start-workers clean
+.PHONY: help run test test-rq check model bench bench-peers bench-window bench-transfer bench-beside bench-import soak verify-proof record-migration lock setup-dev setup-staging setup-prod list-config start-workers clean
 
 help: ## list these commands
 	awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ bench-window: $(STAMP) ## measure a backlog of ROWS far beyond the ticket window
 
 bench-transfer: $(STAMP) ## measure a backlog of ROWS moved to Redis and back, beside the naive way (ROWS=200000)
 	$(BIN)/python -m benchmarks.transfer --rows $(ROWS)
+
+bench-beside: $(STAMP) ## measure what submissions take while a backlog moves beside them
+	$(BIN)/python -m benchmarks.beside
 
 bench-import: $(STAMP) ## import a legacy queue of ROWS that is in use, in both shapes, and judge it row by row (ROWS=200000)
 	scripts/install_test_servers.sh

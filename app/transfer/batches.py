@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.engine import Connection
 
 from app.tasks.database import Database
-from app.tasks.model import Priority
+from app.tasks.model import Priority, Ticket
 from app.tasks.schema import database_now, transfer_batches
 from app.transfer.forecast import Step
 
@@ -25,6 +27,12 @@ class BatchRecord:
     quarantined: int
     digest: str
     mark_seconds: float
+
+
+def digest_of(tickets: Sequence[Ticket]) -> str:
+    """Names the (id, epoch) pairs of a batch, in their order."""
+    text = "\n".join([ticket.job_id for ticket in tickets])
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ is met by the next one. Only a plain count of zero after the flip ends a priorit
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -22,14 +21,15 @@ from sqlalchemy.engine import Connection
 
 from app.tasks.database import CommitUnknown
 from app.tasks.errors import RedisUnavailable, TaskError
-from app.tasks.model import Priority, Ticket, Track
+from app.tasks.model import Priority, Track
 from app.tasks.queue import TaskQueue
 from app.tasks.routing import Route
 from app.tasks.store.routing import hold_routing
 from app.tasks.store.transfers import Aim
-from app.transfer.batches import BatchRecord, BatchRecords
+from app.transfer.batches import BatchRecord, BatchRecords, digest_of
 from app.transfer.canaries import Canaries
 from app.transfer.cargo import Cargo, Held, WaitingTasks
+from app.transfer.courtesy import Courtesy
 from app.transfer.delivery import Delivered, Delivery, Marked
 from app.transfer.errors import Incomplete, NotPossible, Superseded, TransferError
 from app.transfer.plans import Direction
@@ -96,7 +96,11 @@ class Mover:
         self._cargo = cargo or self._waiting_tasks()
         tickets = None if self._direction is Direction.RECALL else queue.tickets
         throttle = Throttle(queue.store.database, tickets, transfer.limits)
-        self._steering = Steering(self._records, transfer, holder=holder, throttle=throttle)
+        self._courtesy = Courtesy(self._as_a_submission, rise_percent=transfer.limits.submit_rise_percent)
+        self._steering = Steering(
+            self._records, transfer, holder=holder, throttle=throttle, courtesy=self._courtesy
+        )
+        self._markers = MARKERS if transfer.limits.submit_rise_percent is None else 1
         if self._dispatches and tickets is None:
             raise NotPossible("there is no Redis to dispatch to: RQ_ENABLED is false")
         self._delivery: Delivery | None = None
@@ -127,9 +131,10 @@ class Mover:
         try:
             self._number = self._batches.next_number(self._transfer.transfer_id) - 1
             self._deliver_left_over()
-            self._send_canaries()
-            for priority in self._transfer.plan.targets:
-                self._bring(priority)
+            with self._courtesy:
+                self._send_canaries()
+                for priority in self._transfer.plan.targets:
+                    self._bring(priority)
             self._records.complete(self._transfer.transfer_id, holder=self._holder)
         except Superseded:
             raise
@@ -143,6 +148,11 @@ class Mover:
         error.add_note(f"Transfer {self._transfer.transfer_id} can be resumed")
         with suppress(TaskError):  # the database may be what failed: then the lease ends by itself
             self._records.fail(self._transfer.transfer_id, holder=self._holder, error=said)
+
+    def _as_a_submission(self) -> None:
+        self._records.touch(self._transfer.transfer_id, next(iter(self._transfer.plan.targets)))
+        if self._dispatches and self._queue.tickets is not None:
+            self._queue.tickets.ping()
 
     def _deliver_left_over(self) -> None:
         for record in self._batches.undelivered(self._transfer.transfer_id):
@@ -247,7 +257,7 @@ class Mover:
         with ThreadPoolExecutor(MARKERS) as markers, ThreadPoolExecutor(1) as carrier:
             try:
                 while True:
-                    while len(marking) < MARKERS and not walk.over:
+                    while len(marking) < self._markers and not walk.over:
                         rows = walk.allot(self._steering.batch_rows())
                         marking.append(markers.submit(self._mark, walk, walk.next_turn(), rows))
                     if not marking:
@@ -312,7 +322,8 @@ class Mover:
                 made = self._write(on, held, walk, picked.rows, number, began)
 
         try:
-            self._store.database.run(work)
+            with self._courtesy.at_work():
+                self._store.database.run(work)
         except CommitUnknown:
             if made is None or not self._batches.has(self._transfer.transfer_id, number):
                 raise
@@ -346,7 +357,7 @@ class Mover:
             last_id=batch.last_id,
             marked=batch.marked,
             quarantined=batch.quarantined,
-            digest=_digest(batch.tickets),
+            digest=digest_of(batch.tickets),
             mark_seconds=time.monotonic() - began,
         )
         self._batches.add(on, self._transfer.transfer_id, record)
@@ -354,14 +365,15 @@ class Mover:
 
     def _carry(self, batch: Marked) -> Delivered:
         """Deliver; an outage of Redis that is over soon is waited for."""
-        if self._delivery is None:
-            self._queue.waking.again([(Track.DATABASE, batch.record.priority)])
-            self._batches.delivered(self._transfer.transfer_id, batch.record.number)
-            return Delivered()
-        try:
-            return self._delivery.deliver(batch)
-        except RedisUnavailable:
-            return self._carry_again(self._delivery, batch.record)
+        with self._courtesy.at_work():
+            if self._delivery is None:
+                self._queue.waking.again([(Track.DATABASE, batch.record.priority)])
+                self._batches.delivered(self._transfer.transfer_id, batch.record.number)
+                return Delivered()
+            try:
+                return self._delivery.deliver(batch)
+            except RedisUnavailable:
+                return self._carry_again(self._delivery, batch.record)
 
     def _carry_again(self, delivery: Delivery, record: BatchRecord) -> Delivered:
         """Nobody knows what arrived: what stands in the queue is not pushed twice."""
@@ -370,8 +382,3 @@ class Mover:
             with suppress(RedisUnavailable):
                 return delivery.deliver_again(record)
         return delivery.deliver_again(record)
-
-
-def _digest(tickets: list[Ticket]) -> str:
-    text = "\n".join([ticket.job_id for ticket in tickets])
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

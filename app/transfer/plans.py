@@ -64,10 +64,13 @@ class Limits:
     database_milliseconds: float | None = 200.0
     redis_memory_percent: float | None = 85.0
     redis_milliseconds: float | None = 100.0
+    submit_rise_percent: float | None = None
 
     def __post_init__(self) -> None:
         if self.rows_per_second is not None and self.rows_per_second <= 0:
             raise NotPossible("the rate must be above 0 rows a second")
+        if self.submit_rise_percent is not None and self.submit_rise_percent <= 0:
+            raise NotPossible("submissions must be allowed to take a little longer: above 0 percent")
         if self.batch_rows < 1:
             raise NotPossible("a batch needs at least one row")
 

@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 from app.tasks.database import Database
 from app.tasks.model import Priority, Track
 from app.tasks.schema import database_now, routing, transfer_events, transfers
-from app.tasks.store.routing import change_routing
+from app.tasks.store.routing import change_routing, hold_routing
 from app.transfer.errors import HolderLives, NotPossible, PriorityTaken, Superseded
 from app.transfer.plans import Direction, Limits, Plan
 
@@ -259,6 +259,16 @@ class TransferRecords:
         statement = update(transfers).where(*mine).values(values | clocks)
         self._database.run(lambda on: on.execute(statement))
         return self.state(transfer_id, holder=holder)
+
+    def touch(self, transfer_id: int, priority: Priority) -> None:
+        """What a submission asks of the database: the routing, held, a small write, and its commit."""
+
+        def work(on: Connection) -> None:
+            hold_routing(on, [priority])
+            touched = update(transfers).where(transfers.c.id == transfer_id)
+            on.execute(touched.values(updated_at=database_now()))
+
+        self._database.run(work)
 
     def state(self, transfer_id: int, *, holder: str, on: Connection | None = None) -> State:
         """What somebody may have asked for since. Raises `Superseded` as `beat`.

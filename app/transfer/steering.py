@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from app.transfer.courtesy import Courtesy
 from app.transfer.pacing import ChunkSize, Rate
 from app.transfer.records import State, Transfer, TransferRecords
 from app.transfer.throttle import Throttle
@@ -32,17 +33,19 @@ class Steering:
         *,
         holder: str,
         throttle: Throttle,
+        courtesy: Courtesy,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         limits = transfer.limits
         self.chunk = ChunkSize(seconds=limits.chunk_seconds, largest=limits.batch_rows)
         self.course = Course(cursors=dict(transfer.cursors))
-        self.throttle_reason: str | None = None
+        self._pressure: str | None = None
         self._records = records
         self._transfer_id = transfer.transfer_id
         self._holder = holder
         self._throttle = throttle
+        self._courtesy = courtesy
         self._rate = Rate(limits.rows_per_second)
         self._sleep = sleep
         self._clock = clock
@@ -60,12 +63,21 @@ class Steering:
         Raises `Superseded` once the transfer is aborted or somebody else's, and `DatabaseUnavailable`.
         """
         began = self._clock()
-        while self._beat() is State.PAUSED or self._held_back() or self._rate.wait_seconds:
-            self._sleep(max(0.005, min(STEP_SECONDS, self._rate.wait_seconds or STEP_SECONDS)))
+        while self._beat() is State.PAUSED or self._held_back() or self._wait_seconds:
+            self._sleep(max(0.005, min(STEP_SECONDS, self._wait_seconds or STEP_SECONDS)))
             now = self._clock()
             self._held_seconds += now - began
             began = now
         return self._rate.largest_batch(self.chunk.rows)
+
+    @property
+    def throttle_reason(self) -> str | None:
+        """Why the run is slower than it could be, for operators."""
+        return self._pressure or self._courtesy.reason
+
+    @property
+    def _wait_seconds(self) -> float:
+        return max(self._rate.wait_seconds, self._courtesy.wait_seconds)
 
     def spent(self, rows: int, seconds: float) -> None:
         """A batch was marked."""
@@ -94,10 +106,10 @@ class Steering:
 
     def _held_back(self) -> bool:
         reason = self._throttle.reason()
-        if bool(reason) != bool(self.throttle_reason):
+        if bool(reason) != bool(self._pressure):
             self._next_beat = 0.0
             self._records.note(self._transfer_id, "throttled" if reason else "unthrottled", reason=reason)
             if reason:
                 self.chunk.halve()
-        self.throttle_reason = reason
+        self._pressure = reason
         return reason is not None

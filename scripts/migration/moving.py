@@ -32,6 +32,11 @@ _OPTIONS = (
         "--batch-size", type=click.IntRange(1, 100_000), help="Most rows of a batch; it adapts below."
     ),
     click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Most rows a second."),
+    click.option(
+        "--submit-rise",
+        type=click.FloatRange(min=0, min_open=True),
+        help="Go so slowly that the p95 of submissions rises by at most so many percent.",
+    ),
     click.option("--dry-run", is_flag=True, help="Show the plan and its hash; change nothing."),
     click.option("--plan", "plan_hash", help="Run only if the plan still has this hash."),
     click.option(
@@ -61,6 +66,7 @@ class Wanted:
     share: int
     batch_size: int | None
     rate: float | None
+    submit_rise: float | None
     dry_run: bool
     plan_hash: str | None
     resume: bool
@@ -87,8 +93,12 @@ class Wanted:
 
     def adjusted(self, limits: Limits) -> Limits:
         """These limits, but for those that were given."""
-        rate = limits.rows_per_second if self.rate is None else self.rate
-        return replace(limits, rows_per_second=rate, batch_rows=self.batch_size or limits.batch_rows)
+        return replace(
+            limits,
+            rows_per_second=limits.rows_per_second if self.rate is None else self.rate,
+            batch_rows=self.batch_size or limits.batch_rows,
+            submit_rise_percent=self.submit_rise or limits.submit_rise_percent,
+        )
 
 
 class Show:

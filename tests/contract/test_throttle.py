@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
 
+from app.tasks.model import Priority
 from app.tasks.tickets import RQQueueManager, connect
+from app.transfer import runs
 from app.transfer.errors import Superseded
 from app.transfer.holders import this_process
-from app.transfer.plans import Limits
+from app.transfer.plans import Direction, Limits, Scope, make_plan
 from app.transfer.records import TransferRecords
 from app.transfer.throttle import Throttle
 from tests.contract.moving import dispatch
@@ -79,3 +82,17 @@ def test_a_reason_longer_than_its_column_is_cut_and_ends_no_run(
     transfer_id = dispatch(queue).transfer_id
     records.beat(transfer_id, holder=this_process(), phase="beginning", throttle_reason="ö" * 900, cursors={})
     assert records.get(transfer_id).throttle_reason == "ö" * 200
+
+
+def test_a_polite_mover_moves_everything_says_why_it_is_slow_and_leaves_no_thread(
+    rows: Rows, make_store: MakeStore, tickets: RQQueueManager
+) -> None:
+    queue = make_queue_over(make_store(rows, redis_percent=0))(tickets)
+    rows.put(count=300)
+    limits = Limits(batch_rows=100, submit_rise_percent=20)
+    reasons: list[str | None] = []
+    plan = make_plan(queue.store, Direction.DISPATCH, Scope((Priority.NORMAL,)))
+    mover = runs.start(queue, plan, limits, watcher=lambda moving: reasons.append(moving.throttle_reason))
+    assert mover.run().moved == 300
+    assert "of the time: p95 of a submission" in str(reasons[0])
+    assert "courtesy" not in {thread.name for thread in threading.enumerate()}

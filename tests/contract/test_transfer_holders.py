@@ -13,6 +13,7 @@ from app.tasks.store import Store
 from app.tasks.store.routing import hold_routing
 from app.tasks.tickets import RQQueueManager
 from app.transfer.batches import BatchRecords
+from app.transfer.courtesy import Courtesy
 from app.transfer.errors import HolderLives, NotPossible, PriorityTaken, Superseded
 from app.transfer.holders import is_dead, this_process
 from app.transfer.mover import Mover
@@ -89,6 +90,7 @@ class Hours:
             transfer,
             holder=this_process(),
             throttle=throttle,
+            courtesy=Courtesy(lambda: None, rise_percent=None),
             sleep=self.sleep,
             clock=lambda: self._now,
         )
