@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from app.tasks.model import Claim, Completed, Priority, Progress, Track
 from app.tasks.store import Store
@@ -166,6 +168,29 @@ def test_a_poller_skips_a_row_that_somebody_has_locked(server_rows: Rows, make_s
     with server_rows.locked(locked):
         assert [claim.task_id for claim in queued(store)] == [free]
     assert [claim.task_id for claim in queued(store)] == [locked]
+
+
+def test_rows_that_come_before_while_a_poller_looks_on_make_it_claim_none_twice(
+    server_rows: Rows, make_store: MakeStore
+) -> None:
+    """Most of the first rows are locked by others; when it looks at the next ones, an urgent row has come."""
+    store = make_store(server_rows)
+    first = server_rows.put("QUEUED", count=8)
+    came: list[int] = []
+
+    def come(_on: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "OFFSET 4" in statement and not came:
+            came.append(server_rows.put("QUEUED", priority="urgent"))
+
+    locking = "SELECT id FROM tasks WHERE id BETWEEN :first AND :last FOR UPDATE"
+    with server_rows.holding(locking, first=first, last=first + 2):
+        event.listen(store.database.engine, "before_cursor_execute", come)
+        claims = queued(store, 4)
+        event.remove(store.database.engine, "before_cursor_execute", come)
+    taken = [claim.task_id for claim in claims]
+    assert len(taken) == len(set(taken)) == 4
+    assert first + 3 in taken
+    assert came or server_rows.kind != "mysql"
 
 
 def test_a_ticket_claim_waits_for_a_locked_row_and_then_wins_it(store: Store, rows: Rows) -> None:

@@ -224,7 +224,8 @@ class Claims:
         """InnoDB walks and locks the dead entries at the head of an index that it reads for locking, and each
         claim adds some. So the index alone names candidates, unlocked, and the locks go by primary key.
 
-        A page that others have locked is passed over for the next.
+        A page that others have locked is passed over for the next. What has come before it meanwhile pushes
+        rows of ours onto that one: they are not taken again.
         """
         where = (
             f"status = 'QUEUED' AND priority IN ({self._sql.marks(len(priorities))}) AND confirmed_in = 0"
@@ -235,12 +236,15 @@ class Claims:
         for page in range(PAGES):
             look = f"SELECT id FROM tasks WHERE {where} LIMIT {limit} OFFSET {page * limit}"  # noqa: S608
             ids = [row[0] for row in on.exec_driver_sql(look, tuple(ranks)).cursor.fetchall()]
-            if ids:
+            ours = {row[_ID] for row in rows}
+            others = [task_id for task_id in ids if task_id not in ours]
+            if others:
+                marks = self._sql.marks(len(others))
                 lock = (
-                    f"SELECT {self._columns} FROM tasks WHERE id IN ({self._sql.marks(len(ids))})"  # noqa: S608
+                    f"SELECT {self._columns} FROM tasks WHERE id IN ({marks})"  # noqa: S608 - marks only
                     f" AND {self._queued} ORDER BY priority, id FOR UPDATE SKIP LOCKED"
                 )
-                rows += self._rows(on, lock, ids)
+                rows += self._rows(on, lock, others)
             if len(ids) < limit or len(rows) >= limit / 2:
                 break
         return rows[:limit]
