@@ -264,6 +264,10 @@ class Config(BaseModel):
         """Value of a variable that is no setting (a flow's key, a named database), or None."""
         return self._variables.get(name, (None, ""))[0]
 
+    def variables(self) -> list[str]:
+        """The names of all variables that are set, settings or not."""
+        return list(self._variables)
+
     def origin(self, name: str) -> str:
         """Where a setting or variable came from: argument, environment, .env or default."""
         return self._origins.get(name) or self._variables.get(name, ("", "default"))[1]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 ROOT = Path(__file__).resolve().parent
@@ -43,20 +43,26 @@ def _list_of(separators: str) -> BeforeValidator:
     return BeforeValidator(lambda v: [n for n in re.split(separators, v) if n] if isinstance(v, str) else v)
 
 
-def _database_url(value: object) -> str:
-    scheme, separator, rest = str(value).partition("://")
-    text = DRIVERS.get(scheme, scheme) + separator + rest
+def driver_url(text: str) -> URL:
+    """A database's URL, with our driver if it names none, and a SQLite file's whole path. Raises
+    `ValueError`."""
+    scheme, separator, rest = text.partition("://")
     try:
-        url = make_url(text)
+        url = make_url(DRIVERS.get(scheme, scheme) + separator + rest)
     except (ArgumentError, ValueError):
         raise ValueError("must be a database URL such as mysql+pymysql://user:password@host/name") from None
-    if url.get_backend_name() not in DATABASES:
-        raise ValueError("must start with sqlite://, mysql+pymysql:// or postgresql+psycopg://")
     file = url.database or ""
     if url.get_backend_name() != "sqlite" or file in {"", ":memory:"} or file.startswith("file:"):
-        return text
+        return url
     # A relative file would be a different database in each working folder.
-    return url.set(database=str(_anchored(file))).render_as_string(hide_password=False)
+    return url.set(database=str(_anchored(file)))
+
+
+def _database_url(value: object) -> str:
+    url = driver_url(str(value))
+    if url.get_backend_name() not in DATABASES:
+        raise ValueError("must start with sqlite://, mysql+pymysql:// or postgresql+psycopg://")
+    return url.render_as_string(hide_password=False)
 
 
 Flag = Annotated[bool, BeforeValidator(_flag)]

@@ -50,6 +50,12 @@ def pending(database: Database) -> list[str]:
     return newer[::-1]
 
 
+def revisions() -> list[str]:
+    """Every revision there is, oldest first."""
+    script = ScriptDirectory.from_config(_alembic(None))
+    return [revision.revision for revision in script.iterate_revisions("heads", "base")][::-1]
+
+
 def _alembic(connection: Connection | None) -> AlembicConfig:
     config = AlembicConfig()
     config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))

@@ -20,7 +20,7 @@ EFFECTS = "CREATE TABLE effects (task_id BIGINT NOT NULL)"  # what a handler wri
 TABLES = (
     *("effects", "schedules", "user_waits", "slot_waits", "tasks", "task_events"),
     *("routing", "workers", "locks", "memory", "legacy_sources"),
-    *("transfers", "transfer_batches", "transfer_events", "procedures"),
+    *("transfers", "transfer_batches", "transfer_events", "procedures", "variables"),
 )
 RANKS = {"urgent": 0, "high": 1, "normal": 2, "low": 3}
 WAITING = ("QUEUED", "DISPATCHED")

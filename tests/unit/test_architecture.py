@@ -32,7 +32,13 @@ FLOORS = [
 FORBIDDEN = [("workers", "scripts"), ("app", "workers"), ("app", "scripts")]
 ALLOWED_BESIDE = {("web_app", "workers")}
 SQL_ROOMS = (
-    *("app.tasks.schema", "app.tasks.database", "app.tasks.migrate", "app.tasks.migrations"),
+    *(
+        "app.tasks.schema",
+        "app.tasks.dialects",
+        "app.tasks.database",
+        "app.tasks.migrate",
+        "app.tasks.migrations",
+    ),
     *("app.tasks.store", "app.tasks.queue", "app.tasks.runner", "app.tasks.handlers"),
     *("app.tasks.after_commit", "app.transfer", "app.distributed", "app.monitoring", "config_values"),
     *("benchmarks.transfer", "benchmarks.floor"),

@@ -1,0 +1,1 @@
+from app.distributed.flow_settings import ConfigManager as ConfigManager

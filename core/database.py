@@ -1,0 +1,1 @@
+from app.distributed.databases import DatabaseManager as DatabaseManager
