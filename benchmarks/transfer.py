@@ -12,10 +12,10 @@ import os
 import platform
 import statistics
 import tempfile
-import threading
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from app.transfer.holders import this_process
 from app.transfer.mover import Mover, Moving
 from app.transfer.plans import Direction, Limits, Scope, make_plan
 from app.transfer.records import TransferRecords
+from benchmarks.curve import Curve, Sample, drawn
 from benchmarks.peers import PAYLOAD
 from benchmarks.processes import cpu_seconds
 from benchmarks.window import LargeMariaDb
@@ -69,6 +70,7 @@ def main(rows: int, naive_rows: int, rounds: int, output: Path) -> None:
     naive: list[float] = []
     peak_megabytes = 0.0
     costs: list[dict[str, float]] = []
+    samples: list[Sample] = []
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
         redis = stack.enter_context(RedisServer())
         mariadb = stack.enter_context(LargeMariaDb(durable=True))
@@ -79,13 +81,17 @@ def main(rows: int, naive_rows: int, rounds: int, output: Path) -> None:
             _empty(system, redis)
             load(system, rows)
             servers = {"mover": os.getpid(), "mariadb": mariadb.pid, "redis": redis.pid}
-            with Peak() as peak, Cost(servers, rows) as cost:
-                ours.append(_report("dispatched rows per second", moved(system, Direction.DISPATCH)))
-            peak_megabytes = max(peak_megabytes, peak.megabytes)
+            far = Far()
+            watched = {"mover": os.getpid(), "redis": redis.pid}
+            with Curve(watched, lambda far=far: far.rows) as curve, Cost(servers, rows) as cost:  # type: ignore[misc]
+                ours.append(_report("dispatched rows per second", moved(system, Direction.DISPATCH, far)))
+            peak_megabytes = max(peak_megabytes, curve.peak("mover"))
+            samples = curve.samples
+            click.echo("\n".join(curve.as_lines()))
             costs.append(cost.microseconds)
             _report("processor time of that, microseconds a row", sum(cost.microseconds.values()))
             _check(system, rows)
-            back.append(_report("recalled rows per second", moved(system, Direction.RECALL)))
+            back.append(_report("recalled rows per second", moved(system, Direction.RECALL, Far())))
             system.close()
     figures: dict[str, Any] = {
         "rows": rows,
@@ -96,10 +102,12 @@ def main(rows: int, naive_rows: int, rounds: int, output: Path) -> None:
         "ratio": statistics.median(ours) / statistics.median(naive),
         "dispatch_cpu_microseconds_per_row": costs,
         "peak_memory_megabytes": peak_megabytes,
+        "memory_curve": [asdict(sample) for sample in samples],
     }
     _report("times the naive way (medians)", figures["ratio"])
     _report("peak memory of the mover, MB", peak_megabytes)
     output.parent.mkdir(parents=True, exist_ok=True)
+    output.with_suffix(".svg").write_text(drawn(samples, f"Memory while {rows:,} rows move to Redis"))
     output.write_text(json.dumps({"at": datetime.now(UTC).isoformat()} | figures, indent=2))
     click.echo(f"All figures: {output}")
 
@@ -145,14 +153,23 @@ def load(system: System, rows: int) -> None:
         )
 
 
-def moved(system: System, direction: Direction) -> float:
+class Far:
+    """How far a move is: its watcher."""
+
+    rows = 0
+
+    def __call__(self, moving: Moving) -> None:
+        self.rows = moving.moved
+
+
+def moved(system: System, direction: Direction, far: Far) -> float:
     """Rows a second of one whole transfer of the normal queue."""
     records = TransferRecords(system.store.database)
     plan = make_plan(system.store, direction, Scope((Priority.NORMAL,)))
     total = sum(plan.rows.values())
     began = time.perf_counter()
     transfer = records.begin(plan, Limits(patience_seconds=10), holder=this_process())
-    done: Moving = Mover(system.queue, transfer, holder=this_process()).run()
+    done: Moving = Mover(system.queue, transfer, holder=this_process(), watcher=far).run()
     seconds = time.perf_counter() - began
     assert done.moved == total, f"{done.moved} of {total} rows moved"
     return total / seconds
@@ -209,32 +226,6 @@ class Cost:
             name: round((after[name] - before) / self._rows * 1e6, 2) for name, before in self._before.items()
         }
         click.echo(f"  {self.microseconds}")
-
-
-class Peak:
-    """The most memory that this process had inside the block, sampled."""
-
-    def __init__(self) -> None:
-        self.megabytes = 0.0
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> Peak:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._over.wait(0.2):
-            self.megabytes = max(self.megabytes, _resident_megabytes())
-
-
-def _resident_megabytes() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 if __name__ == "__main__":

@@ -8,9 +8,12 @@ from xml.etree import ElementTree
 
 import pytest
 
+from app.transfer.plans import Limits
 from benchmarks import stamps
 from benchmarks.__main__ import blocks
+from benchmarks.beside import Way, ways
 from benchmarks.counters import parse_commandstats
+from benchmarks.curve import Curve, Sample, drawn
 from benchmarks.peers import PEERS
 from benchmarks.plan import SECTIONS, Choice, steps_of
 from benchmarks.plot import bars, svg
@@ -162,3 +165,26 @@ def test_systems_with_a_target_are_measured_in_every_round() -> None:
 def test_without_an_environment_of_their_own_the_optional_peers_are_left_out() -> None:
     names = {step.series for step in steps_of(Choice(sections=["drain"], series=["rq", "huey"]))}
     assert names == {"RQ Worker", "RQ SimpleWorker"}
+
+
+def test_a_memory_curve_has_a_beginning_an_end_and_a_line_for_each_process() -> None:
+    rows = iter((0, 10))
+    with Curve({"mover": os.getpid()}, lambda: next(rows, 20)) as curve:
+        pass
+    assert (curve.samples[0].moved, curve.samples[-1].moved) == (0, 10)
+    assert curve.peak("mover") > 1
+    assert "10 rows  mover" in curve.as_lines()[-1]
+    samples = [
+        Sample(0.0, 0, {"mover": 100.0, "redis": 10.0}),
+        Sample(2.0, 5, {"mover": 101.0, "redis": 50.0}),
+    ]
+    picture = drawn(samples, "Memory")
+    assert picture.count("<path") == 2
+    assert "redis 50 MB" in picture
+
+
+def test_the_rise_of_a_way_is_that_of_its_p95() -> None:
+    way = Way("a rise of 20 %", Limits(submit_rise_percent=20), before=[1.0] * 100, rates=[10.0])
+    way.during = [1.0] * 90 + [3.0] * 10
+    assert way.as_json()["p95_rise_percent"] == 200.0
+    assert [each.limits.submit_rise_percent for each in ways([5.0], [20.0])] == [None, None, 20.0]
