@@ -106,9 +106,13 @@ def main(rows: int, naive_rows: int, rounds: int, output: Path) -> None:
     }
     _report("times the naive way (medians)", figures["ratio"])
     _report("peak memory of the mover, MB", peak_megabytes)
+    _write(output, figures, drawn(samples, f"Memory while {rows:,} rows move to Redis"))
+
+
+def _write(output: Path, figures: Mapping[str, Any], picture: str) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.with_suffix(".svg").write_text(drawn(samples, f"Memory while {rows:,} rows move to Redis"))
-    output.write_text(json.dumps({"at": datetime.now(UTC).isoformat()} | figures, indent=2))
+    output.with_suffix(".svg").write_text(picture)
+    output.write_text(json.dumps({"at": datetime.now(UTC).isoformat()} | dict(figures), indent=2))
     click.echo(f"All figures: {output}")
 
 
