@@ -65,12 +65,15 @@ def _alembic(connection: Connection | None) -> AlembicConfig:
 
 @contextmanager
 def _alone(connection: Connection, kind: str) -> Iterator[None]:
-    """A lock held by this connection. SQLite needs none: the transaction is the only writer."""
+    """A lock held by this connection; on SQLite its transaction, the only writer. It begins here, for Alembic
+    would end one of its own after each revision, and another process would come between."""
     if kind == "mysql":
         take = text("SELECT GET_LOCK('twintrack_migrate', :seconds)")
         connection.execute(take, {"seconds": LOCK_WAIT_SECONDS})
     elif kind == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _POSTGRESQL_LOCK})
+    else:
+        connection.execute(text("SELECT 1"))
     try:
         yield
     finally:
