@@ -58,9 +58,10 @@ bench-transfer: $(STAMP) ## measure a backlog of ROWS moved to Redis and back, b
 bench-beside: $(STAMP) ## measure what submissions take while a backlog moves beside them
 	$(BIN)/python -m benchmarks.beside
 
-bench-import: $(STAMP) ## import a legacy queue of ROWS that is in use, in both shapes, and judge it row by row (ROWS=200000)
+bench-import: $(STAMP) ## import a legacy queue of ROWS that is in use, in both shapes, and judge it row by row (ROWS=200000, DATABASE)
 	scripts/install_test_servers.sh
-	$(BIN)/python -m tests.imports $(if $(filter command line,$(origin ROWS)),--rows $(ROWS))
+	$(BIN)/python -m tests.imports $(if $(filter command line,$(origin ROWS)),--rows $(ROWS)) \
+		$(if $(DATABASE),--database $(DATABASE))
 
 soak: $(STAMP) ## kill, freeze and empty everything at every step (ROUNDS, MINUTES, ONLY=kills,transfer, ...)
 	scripts/install_test_servers.sh

@@ -13,7 +13,7 @@ from tests.servers import DatabaseServer
 ROWS = 1000
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.mariadb
 @pytest.mark.parametrize("old_shape", [False, True], ids=["new shape", "old shape"])
 def test_every_row_of_a_queue_in_use_is_run_once_or_named(
@@ -22,7 +22,7 @@ def test_every_row_of_a_queue_in_use_is_run_once_or_named(
     with mariadb_server.database() as url:
         stack = make_stack(url, redis_url, **settings())
         with closing(Trial(stack, url, rows=ROWS, old_shape=old_shape)) as trial:
-            figures = trial.run(pool_workers=2, deadline_seconds=120)
+            figures = trial.run(pool_workers=2, deadline_seconds=300)
         assert figures.imported > ROWS / 2
         assert figures.quarantined > 0
         stack.close()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
+from app.tasks.errors import DatabaseUnavailable
 from app.tasks.handlers import load_handlers
 from app.tasks.healing import Sweeper
 from app.tasks.model import Priority
@@ -395,3 +399,56 @@ def test_rows_that_keep_coming_do_not_keep_an_import_from_its_end(
     assert cargo.count(aim) == 0  # it came since: a next import's
     assert cargo.count(aim) == 1
     assert rows.count() == 0
+
+
+@pytest.mark.timeout(600)
+def test_an_error_at_any_statement_never_reads_as_complete_and_is_resumed_without_a_double(
+    sqlite_rows: Rows, make_store: MakeStore
+) -> None:
+    """The n-th statement fails, for every second n until a run has fewer."""
+    rows, legacy = sqlite_rows, CaptionQueue(sqlite_rows.engine)
+    queue = TaskQueue(
+        make_store(rows, redis_percent=0), HANDLERS, None, CoreSettings(active_tasks_per_user=3)
+    )
+    records, table = TransferRecords(rows.database), checked(queue, CAPTIONS)
+    queue.store.imports.remember(table.source())
+    failing, count = 1, 1
+    while count >= failing:
+        rows.execute("DELETE FROM tasks")
+        rows.execute("DELETE FROM slot_waits")
+        legacy.execute("DELETE FROM caption_generation_tasks")
+        keys = legacy.put([*(legacy.row(n) for n in range(5)), legacy.row(8, settings_json="{")])
+        plan = plan_import(queue, table, Scope((Priority.NORMAL,)))
+        mover = runs.start(queue, plan, FAST)
+        with failing_at(rows, failing) as seen, suppress(DatabaseUnavailable):
+            mover.run()
+        count = seen["statements"]
+        complete = records.get(mover.transfer_id).state is State.COMPLETED
+        assert complete == (count < failing), f"statement {failing} of {count}"
+        if not complete:
+            runs.resume(queue, Direction.IMPORT, transfer_id=mover.transfer_id).run()
+        assert set(by_key(rows)) == set(keys), f"statement {failing} of {count}"
+        assert rows.count("QUARANTINED") == 1
+        failing += 2
+    legacy.drop()
+    assert failing > 20
+
+
+@contextmanager
+def failing_at(rows: Rows, number: int) -> Iterator[Counter[str]]:
+    """Have the statement of this number fail."""
+    seen: Counter[str] = Counter()
+
+    def fail(*_: Any) -> None:
+        seen["statements"] += 1
+        if seen["statements"] == number:
+            raise DatabaseUnavailable("injected")
+
+    engines = (rows.database.engine, rows.database._auto)
+    for engine in engines:
+        event.listen(engine, "before_cursor_execute", fail)
+    try:
+        yield seen
+    finally:
+        for engine in engines:
+            event.remove(engine, "before_cursor_execute", fail)

@@ -1,12 +1,14 @@
 """One trial: a legacy queue in use is imported, and a ledger outside all tables says what became of it.
 
 Beside the import live an old worker (it selects, then updates, as such workers do), our own workers, an
-application that inserts and cancels rows of the old table, and submissions of native tasks.
+application that inserts and cancels rows of the old table, and submissions of native tasks. The import itself
+is killed once, and resumed.
 """
 
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -35,6 +37,7 @@ from tests.waiting import wait_until
 
 REFUSAL = "this row was moved to another queue"
 IMPORT_COMMAND = "scripts/migration/migrate_database_tasks_to_rq.py"
+KILLED_BATCH_ROWS = 50  # so that the first batches come before a small trial's rows are gone
 MODULES = "app.handlers,tests.imports.handlers"
 
 
@@ -83,7 +86,8 @@ class Trial:
 
     def __init__(self, stack: Stack, url: str, *, rows: int, old_shape: bool) -> None:
         self.stack = stack
-        self._engine: Engine = create_engine(url)
+        waits = {"timeout": 60} if url.startswith("sqlite") else {}
+        self._engine: Engine = create_engine(url, connect_args=waits)
         self.legacy = CaptionQueue(self._engine, old_shape=old_shape)
         self.planted = Planted(self.legacy)
         self.figures = Figures(rows=rows)
@@ -115,7 +119,8 @@ class Trial:
         for one in beside:
             one.start()
         began = time.monotonic()
-        told = self._start_import("--alter", "--install-guard")
+        self._kill_an_import()
+        told = self._start_import("--resume", "--batch-size", "10000", "--rate", "1000000")
         self.figures.import_seconds = time.monotonic() - began
         for one in beside[1:]:
             one.stop()
@@ -127,6 +132,23 @@ class Trial:
         beside[0].stop()
         self._judge()
         return self.figures
+
+    def _kill_an_import(self) -> None:
+        """Start it, slowly, and kill it once it has moved some rows."""
+        options = ("--alter", "--install-guard", "--batch-size", str(KILLED_BATCH_ROWS), "--rate", "400")
+        command = (IMPORT_COMMAND, "--source", str(self._mapping), *options)
+        process = self.stack.start(*command, log_name="killed-import")
+        wait_until(
+            lambda: self._count_tasks() >= KILLED_BATCH_ROWS or process.poll() is not None,
+            deadline_seconds=300,
+            what=lambda: f"the first rows to be moved; log:\n{self.stack.log('killed-import')}",
+        )
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, self.stack.log("killed-import")
+
+    def _count_tasks(self) -> int:
+        query = "SELECT COUNT(*) FROM tasks WHERE idempotency_key LIKE 'legacy:%'"
+        return int(self.legacy.execute(query)[0][0])
 
     def _start_import(self, *options: str) -> dict[str, Any]:
         command = [sys.executable, IMPORT_COMMAND, "--source", str(self._mapping), "--json", *options]
