@@ -26,6 +26,7 @@ from app.tasks.model import Priority  # noqa: E402
 from app.tasks.submission import TaskRequest  # noqa: E402
 from tests.acceptance.stack import Stack, Web  # noqa: E402
 from tests.servers import MariaDbServer, RedisServer  # noqa: E402
+from tests.waiting import wait_until  # noqa: E402
 
 FOLDER = ROOT / "docs" / "deployment"
 HISTORY = "docs/deployment/migration_history.md"
@@ -126,8 +127,11 @@ def record_pages(stack: Stack, web: Web, browser: Browser) -> None:
     stack.start("-m", "scripts.migration.run_migration", "--confirm", hashed, *options, log_name="migration")
     expect(page.locator("#way li[aria-current]")).to_contain_text("hybrid")
     save(page, "migration-2-hybrid")
-    expect(page.locator("#rows-state")).to_contain_text("until none is left")
-    page.wait_for_function("document.querySelector('#bar').value > 3000")
+    wait_until(
+        lambda: page.locator("#bar").evaluate("bar => bar.value") > 6000,
+        deadline_seconds=240,
+        what="6,000 rows",
+    )
     save(page, "migration-3-moving")
     page.get_by_role("button", name="Pause").click()
     expect(narrow.locator("#run-state")).to_contain_text("paused")

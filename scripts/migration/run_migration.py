@@ -87,6 +87,9 @@ class Asked:
 )
 @click.option("--stop-pid-file", "pid_files", multiple=True, type=click.Path(), help="Old workers to stop.")
 @click.option("--source", type=click.Path(), help="A mapping file of another task table.")
+@click.option("--alter", is_flag=True, help="Import: add the word for moved rows to the table's status.")
+@click.option("--install-guard", is_flag=True, help="Import: install the trigger against late old workers.")
+@click.option("--old-workers-stopped", is_flag=True, help="Import: none lives, no trigger is needed.")
 @click.option("--history", "page", type=click.Path(), default=str(history.DEFAULT), show_default=True)
 @json_option
 def main(

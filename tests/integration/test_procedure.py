@@ -34,9 +34,10 @@ from app.transfer.procedure.records import ProcedureRecords, State
 from app.transfer.procedure.runner import GateClosed, Runner
 from app.transfer.records import TransferRecords
 from app.transfer.runs import start
-from config import Config
+from config import ROOT, Config
 from scripts.migration.run_migration import main
 from tests.contract.rows import Rows
+from tests.legacy_tables import CaptionQueue
 from tests.waiting import wait_until
 
 STUBBORN = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
@@ -130,7 +131,7 @@ def test_there_is_no_plan_without_somewhere_to_go(place: Place) -> None:
     with pytest.raises(NotPossible, match="without Redis"):
         make_procedure_plan(replace(place.system, tickets=None), QUICK)
     code, said = place.call("--plan", "--source", "old.toml")
-    assert (code, "leave --source away" in said) == (2, True)
+    assert (code, "old.toml" in said) == (2, True)
 
 
 # --- each gate is closed for its reason ---------------------------------------------------------------
@@ -224,6 +225,19 @@ def test_the_move_closes_if_a_canary_is_not_clean_and_goes_on_when_it_is(
     assert moving.move(ground).passed
     assert [look["rows"] for look in place.facts["canaries"]] == [1, 1, 10, 18]
     assert place.rows.count("QUEUED") == 0
+
+
+def test_an_old_systems_rows_become_tasks_before_the_move(place: Place) -> None:
+    legacy = CaptionQueue(place.rows.engine)
+    keys = legacy.put(legacy.row(number) for number in range(12))
+    source = str(ROOT / "mappings" / "caption_tasks.toml")
+    assert moving.import_rows(place.ground()).said == "the rows are tasks of ours already"
+    assert closed(moving.import_rows(place.ground(source=source)), "--old-workers-stopped")
+    ground = place.ground(source=source, alter=True, old_workers_stopped=True)
+    assert "12 rows of caption_generation_tasks have become tasks" in moving.import_rows(ground).said
+    assert place.rows.count("QUEUED") == len(keys)
+    assert moving.move(ground).passed
+    assert place.rows.count("DISPATCHED") == len(keys)
 
 
 def test_the_move_closes_if_redis_is_away(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

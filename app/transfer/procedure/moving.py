@@ -13,6 +13,8 @@ from app.transfer import runs
 from app.transfer.batches import BatchRecords
 from app.transfer.canaries import Canaries
 from app.transfer.errors import Incomplete, Superseded, TransferError
+from app.transfer.legacy.beginning import Consent, plan_import, start_import, table_of
+from app.transfer.legacy.table import LegacyTable
 from app.transfer.mover import Mover
 from app.transfer.old_workers import stop
 from app.transfer.plans import Direction, Scope, make_plan, rows_to_move
@@ -51,6 +53,43 @@ def wait_for_running(ground: Ground) -> Outcome:
         fix = "wait longer (--running-seconds), cancel them, or migrate without --hold; then --resume"
         return Outcome(False, f"{left:,} tasks still run: wait_for_running.py names them", fix)
     return Outcome(True, f"{left:,} tasks run and are left alone" if left else "no task runs")
+
+
+def import_rows(ground: Ground) -> Outcome:
+    """Make tasks of the queued rows of the table that the plan names, if it names one."""
+    if ground.plan.choices.source is None:
+        return Outcome(True, "the rows are tasks of ours already")
+    table = table_of(ground.system.queue, Path(ground.plan.choices.source))
+    try:
+        _importer(ground, table).run()
+    except Superseded as error:
+        ground.check()
+        return Outcome(False, str(error), "--resume begins another import")
+    except (TransferError, TaskError) as error:
+        return Outcome(False, str(error), GO_ON)
+    left = sum(plan_import(ground.system.queue, table, Scope()).rows.values())
+    if left:
+        return Outcome(False, f"{left:,} rows of {table.mapping.table} are still queued", GO_ON)
+    totals = BatchRecords(ground.system.store.database).totals(ground.facts["import"])
+    said = f"{totals.marked:,} rows of {table.mapping.table} have become tasks, 0 are queued"
+    return Outcome(True, f"{said}, {totals.quarantined:,} put aside")
+
+
+def _importer(ground: Ground, table: LegacyTable) -> Mover:
+    """A new one, or one that goes on where an import was cut short."""
+    queue, choices = ground.system.queue, ground.plan.choices
+    cut_short = TransferRecords(ground.system.store.database).open_ones(Direction.IMPORT)
+    if cut_short:
+        mover = runs.resume(
+            queue, Direction.IMPORT, transfer_id=cut_short[0].transfer_id, watcher=ground.watcher
+        )
+    else:
+        consent = Consent(choices.alter, choices.install_guard, choices.old_workers_stopped)
+        plan = plan_import(queue, table, Scope())
+        mover = start_import(queue, table, plan, ground.plan.limits, consent, watcher=ground.watcher)
+    ground.facts["import"] = mover.transfer_id
+    ground.keep()
+    return mover
 
 
 def move(ground: Ground) -> Outcome:
@@ -147,6 +186,7 @@ def stop_old_workers(ground: Ground) -> Outcome:
 MIGRATE = (
     Gate("hold", hold_submissions),
     Gate("running tasks", wait_for_running),
+    Gate("import", import_rows),
     Gate("move", move, asks="Every row was moved, by a count of zero after the flip"),
     Gate("canaries", canaries_proven, asks="The first rows were verified before the rest followed"),
     Gate("quarantine", none_quarantined, acceptable=True, asks="No row was put aside"),

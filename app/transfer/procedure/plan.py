@@ -8,12 +8,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from app.system import System
 from app.tasks.model import PRIORITIES, Track
 from app.transfer.errors import NotPossible
 from app.transfer.history import DEFAULT as HISTORY
+from app.transfer.legacy.beginning import table_of
 from app.transfer.plans import Direction, Limits, Plan, Scope, make_plan, routing_of
 
 CANARIES = (1, 10, 100)
@@ -62,6 +64,9 @@ class Choices:
     accepted: tuple[str, ...] = ()
     pid_files: tuple[str, ...] = ()
     source: str | None = None
+    alter: bool = False
+    install_guard: bool = False
+    old_workers_stopped: bool = False
     history: str = str(HISTORY)
 
 
@@ -109,7 +114,7 @@ def make_procedure_plan(system: System, choices: Choices) -> ProcedurePlan:
         fix = "set RQ_ENABLED=true, RQ_HYBRID_MODE=true and RQ_ROLLOUT_PERCENT=0, and start the system again"
         raise NotPossible(f"this system runs without Redis: {fix}")
     if choices.source is not None:
-        raise NotPossible("only the project's own table can be moved by this command: leave --source away")
+        table_of(system.queue, Path(choices.source))  # what does not fit is said before anything begins
     rules = routing_of(system.store, PRIORITIES)
     taken = {route.transfer_id for route in rules.values() if route.transfer_id is not None}
     if taken:

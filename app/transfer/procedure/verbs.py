@@ -16,7 +16,7 @@ from app.transfer.procedure.records import OPEN, Procedure, ProcedureRecords, St
 from app.transfer.procedure.runner import Listener, Runner
 from app.transfer.records import TransferRecords
 
-STEPS = ("transfer", "recall")  # the facts that name the transfers of a procedure
+STEPS = ("import", "transfer", "recall")  # the facts that name the transfers of a procedure
 
 
 def begin(system: System, plan: ProcedurePlan, *, confirmed: str, listener: Listener | None = None) -> Runner:

@@ -137,8 +137,8 @@ function showCurve(transfer, goal, now) {
 const bars = new Map(PRIORITIES.map((name) => [name, trackBar(name)]));
 
 function trackBar(name) {
-  const parts = { redis: svg("rect", { class: "bar-redis", height: 24, rx: 4 }), database: svg("rect", { class: "bar-database", height: 24, rx: 4 }) };
-  const drawing = svg("svg", { viewBox: "0 0 100 24", preserveAspectRatio: "none", "aria-hidden": "true" }, svg("rect", { class: "bar-ground", width: 100, height: 24, rx: 4 }), parts.redis, parts.database);
+  const parts = { redis: svg("rect", { class: "bar-redis", height: 24 }), database: svg("rect", { class: "bar-database", height: 24 }) };
+  const drawing = svg("svg", { viewBox: "0 0 100 24", preserveAspectRatio: "none", "aria-hidden": "true" }, svg("rect", { class: "bar-ground", width: 100, height: 24 }), parts.redis, parts.database);
   const figures = el("dd");
   byId("tracks").append(el("dt", {}, name), el("dd", { class: "bar-cell" }, drawing), figures);
   return { ...parts, figures };
@@ -147,10 +147,10 @@ function trackBar(name) {
 function showTracks(tracks, lag) {
   const most = Math.max(1, ...Object.values(tracks).map((one) => one.redis + one.database));
   for (const [name, bar] of bars) {
-    const { redis, database, running, redis_percent: percent } = tracks[name];
+    const { redis, database, running } = tracks[name];
     setAttributes(bar.redis, { width: ((redis / most) * 100).toFixed(2) });
     setAttributes(bar.database, { x: ((redis / most) * 100).toFixed(2), width: ((database / most) * 100).toFixed(2) });
-    setText(bar.figures, `${count(redis)} + ${count(database)}, ${count(running)} run, ${percent ?? "–"} % by Redis`);
+    setText(bar.figures, `${count(redis)} in Redis · ${count(database)} in the database · ${count(running)} run`);
   }
   setText(byId("lag"), lag === null ? "nothing waits" : `the oldest waits for ${duration(lag)}`);
 }
