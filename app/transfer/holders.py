@@ -23,6 +23,13 @@ def is_dead(holder: str) -> bool:
     return _birth(int(rest)) != birth
 
 
+def is_alive(holder: str) -> bool:
+    """True if the holder is a process of this host that still runs. False also when nobody can tell."""
+    host, _, rest = holder.rpartition(":")[0].rpartition(":")
+    birth = holder.rpartition(":")[2]
+    return host == HOST and rest.isdigit() and birth != "unknown" and _birth(int(rest)) == birth
+
+
 def _birth(pid: int) -> str | None:
     """When the process was started, in ticks since the boot (proc(5), `stat`); None for a dead one."""
     try:

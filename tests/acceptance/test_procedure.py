@@ -19,15 +19,16 @@ from tests.acceptance.stack import ROOT, Stack, kill_tree
 from tests.servers import RedisServer
 from tests.waiting import wait_until
 
-COMMAND = "scripts/migration/run_migration.py"
+MODULE = "scripts.migration.run_migration"
+TRIES = 10
 BACKLOG = 600
 
 
 def call(stack: Stack, *arguments: str) -> tuple[int, Any]:
     done = subprocess.run(
-        [sys.executable, COMMAND, *arguments, "--json"],
+        [sys.executable, "-m", MODULE, *arguments, "--json"],
         cwd=ROOT,
-        env=stack.environment | {"PYTHONPATH": str(ROOT)},
+        env=stack.environment,
         capture_output=True,
         text=True,
         timeout=300,
@@ -46,38 +47,35 @@ def test_a_system_at_work_is_moved_though_the_command_is_killed_and_comes_back(
     queue.submit_many(long for _ in range(BACKLOG))
     page = tmp_path / "history.md"
     options = ["--hybrid-seconds", "0.5", "--trial-seconds", "4", "--history", str(page)]
-    options += ["--rate", "150", "--canary", "1", "--canary", "5"]
+    options += ["--rate", "150", "--canary", "1", "--canary", "5", "--accept", "performance"]
     plan = call(stack, "--plan", *options)[1]
 
     # killed while rows move
-    begun = stack.start(
-        COMMAND, "--confirm", plan["hash"], *options, log_name="run", settings={"PYTHONPATH": ROOT}
-    )
     transfers = TransferRecords(stack.system.store.database)
     batches = BatchRecords(stack.system.store.database)
+    running = [stack.start("-m", MODULE, "--confirm", plan["hash"], *options, log_name="run")]
 
-    def moved() -> int:
+    def moved() -> bool:
         found = transfers.latest(Direction.DISPATCH)
-        return batches.totals(found.transfer_id).marked if found else 0
+        if running[-1].poll() is not None:  # on a starved machine the trial of both tracks may end nothing
+            running.append(stack.start("-m", MODULE, "--resume", log_name="run"))
+        return found is not None and batches.totals(found.transfer_id).marked > 6
 
-    wait_until(
-        lambda: moved() > 6,
-        deadline_seconds=120,
-        what=lambda: f"rows to move; log:\n{stack.log('run')}",
-    )
-    kill_tree(begun)
+    wait_until(moved, deadline_seconds=300, what=lambda: f"rows to move; log:\n{stack.log('run')}")
+    kill_tree(running[-1])
     procedures = ProcedureRecords(stack.system.store.database)
     cut_short = procedures.latest()
     assert cut_short is not None
     assert (cut_short.state, cut_short.phase.value) == (State.RUNNING, "migrate")
 
     code, done = call(stack, "--resume")
-    assert code in (0, 1), done
-    if code == 1:  # a starved machine may miss the 0.1 s; nothing else may stop it
-        assert done["stopped"]["gate"] == "performance"
-    else:
-        assert done["state"] == "completed"
-        assert "completed" in page.read_text()
+    for _ in range(TRIES):
+        if code == 0:
+            break
+        assert done["stopped"]["gate"] == "tasks end", done  # as above
+        code, done = call(stack, "--resume")
+    assert (code, done["state"]) == (0, "completed")
+    assert "completed" in page.read_text()
     verified = procedures.latest().record["phases"]["migrate"]["gates"]["verified"]  # type: ignore[union-attr]
     assert verified["passed"]
     assert {route.redis_percent for route in stack.system.store.routing.refresh().values()} == {100}

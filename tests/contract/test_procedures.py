@@ -76,6 +76,7 @@ def test_it_is_taken_only_from_one_who_is_gone(
     plan: ProcedurePlan, procedures: ProcedureRecords, rows: Rows
 ) -> None:
     number = procedures.begin(plan, holder="elsewhere:1:1").procedure_id
+    rows.execute("UPDATE procedures SET lease_until = :at", at=rows.at(3600))
     with pytest.raises(NotPossible, match="which is alive"):
         procedures.take(number, holder="me", is_dead=is_dead)
     assert procedures.take(number, holder="me", is_dead=lambda _: True).holder == "me"

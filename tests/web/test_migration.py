@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from sqlalchemy import text
 
 from app.system import System
 from app.transfer.plans import Direction
@@ -154,6 +155,8 @@ def test_a_pause_holds_the_transfer_too_and_a_resume_lets_both_go(seen: Seen) ->
 
 def test_where_no_process_is_left_a_resume_starts_one(seen: Seen) -> None:
     seen.begin(holder="elsewhere:1:1")
+    lasting = text("UPDATE procedures SET lease_until = '2999-01-01 00:00:00.000000'")
+    seen.system.store.database.run(lambda on: on.execute(lasting))
     assert seen.post("resume")[0] == 409  # it runs elsewhere, and nobody can say that it is dead
     records = ProcedureRecords(seen.system.store.database)
     records.end(1, State.STOPPED, holder="elsewhere:1:1", error="a gate")

@@ -10,7 +10,7 @@ from app.system import System
 from app.tasks.model import Priority
 from app.transfer import history
 from app.transfer.errors import NotPossible
-from app.transfer.holders import is_dead, this_process
+from app.transfer.holders import is_alive, is_dead, this_process
 from app.transfer.procedure.plan import Phase, ProcedurePlan
 from app.transfer.procedure.records import OPEN, Procedure, ProcedureRecords, State
 from app.transfer.procedure.runner import Listener, Runner
@@ -114,7 +114,9 @@ def open_procedure(system: System) -> Procedure:
 
 def _lives(procedure: Procedure) -> bool:
     holder = procedure.holder
-    return holder is not None and procedure.lease_left_seconds > 0 and not is_dead(holder)
+    if holder is None or is_dead(holder):
+        return False
+    return is_alive(holder) or procedure.lease_left_seconds > 0
 
 
 def _steer_transfers(system: System, procedure: Procedure, *, go_on: bool) -> None:
