@@ -32,7 +32,7 @@ FOLDER = ROOT / "docs" / "deployment"
 HISTORY = "docs/deployment/migration_history.md"
 SESSION = FOLDER / "terminal-session.md"
 ROWS = {Priority.URGENT: 200, Priority.HIGH: 4_000, Priority.NORMAL: 12_000, Priority.LOW: 8_000}
-OPTIONS = ("--hybrid-seconds", "6", "--trial-seconds", "4", "--rate", "1500")
+OPTIONS = ("--hybrid-seconds", "6", "--trial-seconds", "10", "--rate", "1500")
 LARGEST_BYTES = 400_000
 WAIT_MILLISECONDS = 240_000
 

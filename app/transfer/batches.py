@@ -105,8 +105,10 @@ class BatchRecords:
         part = number - number % max(1, -(-count // points))
         taken = func.sum(transfer_batches.c.marked + transfer_batches.c.quarantined)
         query = select(func.max(transfer_batches.c.marked_at), taken).where(own).group_by(part).order_by(part)
-        steps, total = [], 0
+        steps: list[Step] = []
+        total = 0
         for at, rows in self._database.read(lambda on: on.execute(query).all()):
             total += int(rows)
-            steps.append(Step(at, total))
+            latest = max(at, steps[-1].at) if steps else at  # two markers: a later number may be earlier done
+            steps.append(Step(latest, total))
         return steps
