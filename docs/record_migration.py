@@ -33,7 +33,7 @@ HISTORY = "docs/deployment/migration_history.md"
 SESSION = FOLDER / "terminal-session.md"
 ROWS = {Priority.URGENT: 200, Priority.HIGH: 4_000, Priority.NORMAL: 12_000, Priority.LOW: 8_000}
 OPTIONS = ("--hybrid-seconds", "6", "--trial-seconds", "10", "--rate", "1500")
-LARGEST_BYTES = 400_000
+LARGEST_BYTES = 600_000
 WAIT_MILLISECONDS = 240_000
 
 
