@@ -15,10 +15,9 @@ from sqlalchemy.engine import Connection
 
 from app.tasks.database import Database
 from app.tasks.model import NewTask, Priority, Status
-from app.tasks.overlapping import overlapped
 from app.tasks.store.driver_sql import DriverSql, array_text
 
-CHUNK_ROWS = 1000  # enough for the server, and few enough to prepare the next ones meanwhile
+CHUNK_ROWS = 2000
 CHUNK_CHARACTERS = 4_000_000  # of payload in one statement, far below any server's packet limit
 
 # PostgreSQL takes each column as one array, and wants to be told of what.
@@ -42,47 +41,30 @@ class BulkInsert:
 
     def insert(self, groups: Mapping[Kind, Sequence[NewRow]], on: Connection, now: datetime) -> None:
         """Insert the rows. `now` is the database's clock. Raises `IntegrityError` on a duplicate key."""
-        parts = [(kind, chunk) for kind, group in groups.items() for chunk in _chunks(group)]
-        if self._sql.kind == "sqlite":  # there is no server to wait for
-            for kind, rows in parts:
-                on.exec_driver_sql(*self._row_by_row(kind, rows, now))
-            return
-        cursor = on.connection.cursor()  # to write values into a text only
+        for kind, group in groups.items():
+            for chunk in _chunks(group):
+                self._insert_alike(kind, chunk, on, now)
 
-        def statement(part: tuple[Kind, Sequence[NewRow]]) -> tuple[str, tuple[Any, ...]]:
-            text, values = self._at_once(*part, now)
-            return (cursor.mogrify(text, values), ()) if self._sql.kind == "mysql" else (text, values)
-
-        whole = {"no_parameters": self._sql.kind == "mysql"}
-        overlapped(parts, statement, lambda ready: on.exec_driver_sql(*ready, execution_options=whole))
-
-    def _at_once(self, kind: Kind, rows: Sequence[NewRow], now: datetime) -> tuple[str, tuple[Any, ...]]:
-        """One statement for all these rows, with its values."""
-        columns, names, constants = self._shape(kind, rows, now)
+    def _insert_alike(self, kind: Kind, rows: Sequence[NewRow], on: Connection, now: datetime) -> None:
+        columns = self._columns(rows)
+        fixed = self._fixed(kind, f"'{self._sql.moment(now)}'")
+        names = ", ".join((*columns, *fixed))
+        constants = ", ".join(fixed.values())
         if self._sql.kind == "postgresql":
             arrays = ", ".join(f"%s::{_TYPES[name]}[]" for name in columns)
             text = f"SELECT given.*, {constants} FROM unnest({arrays}) AS given"  # noqa: S608
-            return f"INSERT INTO tasks ({names}) {text}", tuple(map(array_text, columns.values()))
-        # PyMySQL joins rows of its own accord only if they are marks alone
-        text = ", ".join([f"({self._sql.marks(len(columns))}, {constants})"] * len(rows))
-        values = zip(*columns.values(), strict=True)
-        return f"INSERT INTO tasks ({names}) VALUES {text}", tuple(chain(*values))  # noqa: S608
-
-    def _row_by_row(
-        self, kind: Kind, rows: Sequence[NewRow], now: datetime
-    ) -> tuple[str, list[tuple[Any, ...]]]:
-        """One statement that is repeated with each row's values."""
-        columns, names, constants = self._shape(kind, rows, now)
-        row = f"({self._sql.marks(len(columns))}, {constants})"
-        return f"INSERT INTO tasks ({names}) VALUES {row}", list(zip(*columns.values(), strict=True))  # noqa: S608
-
-    def _shape(
-        self, kind: Kind, rows: Sequence[NewRow], now: datetime
-    ) -> tuple[Mapping[str, Sequence[Any]], str, str]:
-        """The values by column, the names of all columns, and what follows the values in each row."""
-        columns = self._columns(rows)
-        fixed = self._fixed(kind, f"'{self._sql.moment(now)}'")
-        return columns, ", ".join((*columns, *fixed)), ", ".join(fixed.values())
+            on.exec_driver_sql(
+                f"INSERT INTO tasks ({names}) {text}", tuple(map(array_text, columns.values()))
+            )
+            return
+        row_text = f"({self._sql.marks(len(columns))}, {constants})"
+        values = list(zip(*columns.values(), strict=True))
+        if self._sql.kind == "mysql":  # PyMySQL joins rows of its own accord only if they are marks alone
+            text = ", ".join([row_text] * len(values))
+            statement = f"INSERT INTO tasks ({names}) VALUES {text}"  # noqa: S608
+            on.exec_driver_sql(statement, tuple(chain(*values)))
+            return
+        on.exec_driver_sql(f"INSERT INTO tasks ({names}) VALUES {row_text}", values)  # noqa: S608
 
     def insert_guarded(self, kind: Kind, rows: Sequence[NewRow], cursor: Any, version: int) -> bool:
         """Insert the rows, all or none, if their priority's routing still has this version; false if it has

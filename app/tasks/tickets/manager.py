@@ -22,7 +22,6 @@ from rq.defaults import RQ_KEY_PREFIX
 
 from app.tasks.errors import RedisUnavailable
 from app.tasks.model import PRIORITIES, Priority, Status, Ticket, Track
-from app.tasks.overlapping import overlapped
 from app.tasks.tickets.bells import BOUND as BELL_BOUND
 from app.tasks.tickets.bells import Bells
 from app.tasks.tickets.health import RedisHealth
@@ -168,12 +167,12 @@ class RQQueueManager:
         for ticket in tickets:
             groups[ticket.priority].append(ticket)
         how = "front" if front else "missing" if missing_only else "end"
-        parts: list[tuple[Priority, Sequence[Ticket]]] = []
+        pushed = 0
         for priority, group in groups.items():
             chunks = [group[start : start + PUSH_CHUNK] for start in range(0, len(group), PUSH_CHUNK)]
-            parts += [(priority, chunk) for chunk in (reversed(chunks) if front else chunks)]
-        answers = overlapped(parts, lambda part: self._pack_chunk(*part, how), self._push_packed)
-        return sum(refilled.pushed for refilled in answers)
+            for chunk in reversed(chunks) if front else chunks:
+                pushed += self._push_chunk(priority, chunk, how).pushed
+        return pushed
 
     def refill(
         self, priority: Priority, tickets: Sequence[Ticket], *, start: int, next_start: int, last: bool
@@ -183,14 +182,12 @@ class RQQueueManager:
         The overflow begins at `next_start` then; with `last` it is over. At most `PUSH_CHUNK` at a time.
         None: somebody else has moved its start, and nothing was done. Raises `RedisUnavailable`.
         """
-        packed = self._pack_chunk(priority, tickets, "refill", (start, next_start, int(last)))
-        refilled = self._push_packed(packed)
+        refilled = self._push_chunk(priority, tickets, "refill", (start, next_start, int(last)))
         return None if refilled.pushed < 0 else refilled
 
-    def _pack_chunk(
+    def _push_chunk(
         self, priority: Priority, tickets: Sequence[Ticket], how: str, place: tuple[int, int, int] = (0, 0, 0)
-    ) -> tuple[list[str], list[Any]]:
-        """The keys and arguments of a push."""
+    ) -> Refilled:
         now = self.database_clock()
         arguments: list[Any] = [self.queue_name(priority), self._job_prefix, time_text(now), f"{now:.6f}"]
         arguments += [KEEP_SECONDS, BELL_BOUND, how, self.window, *place]
@@ -204,10 +201,7 @@ class RQQueueManager:
                 limit = limits[name, timeout] = self._time_limit(ticket)
             arguments += (ticket.job_id, pack_call(task_id, epoch), limit, name)
         keys = [f"{RQ_KEY_PREFIX}:queues", self.queue_key(priority), self.bell_key(priority)]
-        return [*keys, self.overflow_key(priority)], arguments
-
-    def _push_packed(self, packed: tuple[list[str], list[Any]]) -> Refilled:
-        pushed, late = self._call("push", *packed)
+        pushed, late = self._call("push", [*keys, self.overflow_key(priority)], arguments)
         return Refilled(int(pushed), int(late) if late else None)
 
     # --- the window ---------------------------------------------------------------------------------
