@@ -147,17 +147,19 @@ class Delivery:
         return Delivered(pushed, len(seen), confirmed)
 
     def _standing(self, priority: Priority, tickets: list[Ticket]) -> tuple[set[str], int]:
-        """Which of the tickets stand in their queue, and in which incarnation. From its end: what workers
-        take from the head meanwhile, or others push, hides none."""
+        """Which of the tickets stand in their queue, and in which incarnation: the first that answered, since
+        a later one may have lost what was found before. From the queue's end: what workers take from the head
+        meanwhile, or others push, hides none."""
         wanted = {ticket.job_id for ticket in tickets}
         found: set[str] = set()
-        read = 0
+        read, incarnation = 0, 0
         while True:
             look = self._tickets.look(priority, first=-(read + SLICE_IDS), last=-(read + 1))
+            incarnation = incarnation or look.incarnation
             found |= wanted.intersection(look.job_ids)
             read += SLICE_IDS
             if read >= look.length or len(found) == len(wanted):
-                return found, look.incarnation
+                return found, incarnation
 
 
 def _parted(tickets: list[Ticket], job_ids: Collection[str]) -> tuple[list[Ticket], list[Ticket]]:

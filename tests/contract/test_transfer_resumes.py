@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from app.tasks.errors import DatabaseUnavailable, RedisUnavailable
 from app.tasks.healing import Sweeper
@@ -13,13 +14,13 @@ from app.tasks.queue import TaskQueue
 from app.tasks.store import Store
 from app.tasks.tickets import RQQueueManager
 from app.transfer import runs
-from app.transfer.batches import BatchRecords
+from app.transfer.batches import BatchRecord, BatchRecords
 from app.transfer.delivery import Delivery
 from app.transfer.errors import Incomplete
 from app.transfer.plans import Direction, Limits, Scope, make_plan
 from app.transfer.records import State, TransferRecords
 from tests.contract.moving import FAST, dispatch, listed
-from tests.contract.parts import MakeQueue, MakeStore
+from tests.contract.parts import MakeQueue, MakeStore, make_queue_over
 from tests.contract.rows import Rows
 
 
@@ -32,8 +33,6 @@ def store(rows: Rows, make_store: MakeStore) -> Store:
 def test_rows_that_stay_locked_end_the_run_as_incomplete_never_as_complete(
     server_rows: Rows, make_store: MakeStore, tickets: Any
 ) -> None:
-    from tests.contract.parts import make_queue_over
-
     queue = make_queue_over(make_store(server_rows, redis_percent=0))(tickets)
     task_id = server_rows.put()
     mover = dispatch(queue, Scope((Priority.NORMAL,)), Limits(patience_seconds=0.3))
@@ -102,6 +101,36 @@ def test_a_batch_is_delivered_again_a_part_at_a_time_and_no_ticket_twice(
     assert (totals.marked, totals.pushed, totals.read_back) == (30, 10, 30)
 
 
+def test_rows_are_not_confirmed_in_a_redis_that_lost_them_between_two_slices_of_a_look(
+    sqlite_rows: Rows,
+    make_store: MakeStore,
+    tickets: RQQueueManager,
+    raw: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("app.transfer.delivery.SLICE_IDS", 4)
+    queue = make_queue_over(make_store(sqlite_rows))(tickets)
+    batches, ids = BatchRecords(queue.store.database), range(1, 13)
+    for task_id in ids:
+        sqlite_rows.put("DISPATCHED", id=task_id, epoch=1)
+    raw.rpush("rq:queue:normal", *[f"t{task_id}-e1" for task_id in ids])
+    look, looks = RQQueueManager.look, 0
+
+    def look_and_lose(self: RQQueueManager, *asked: Any, **bounds: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        if looks == 5:  # the first reading takes three: this is amid the second
+            raw.flushall()
+        return look(self, *asked, **bounds)
+
+    monkeypatch.setattr(RQQueueManager, "look", look_and_lose)
+    record = BatchRecord(1, Priority.NORMAL, 1, 12, 12, 0, "", 0.0)
+    done = Delivery(queue.store, tickets, batches, transfer_id=1).deliver_again(record)
+    assert (looks, done.read_back) == (5, 4)
+    now = look(tickets, Priority.NORMAL).incarnation
+    assert now not in {row["confirmed_in"] for row in sqlite_rows.all().values()}
+
+
 def test_a_batch_that_nobody_delivers_again_is_found_by_the_sweeper(
     rows: Rows, make_queue: MakeQueue, tickets: RQQueueManager, raw: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,10 +149,6 @@ def test_an_error_at_any_statement_never_reads_as_complete(
     sqlite_rows: Rows, make_store: MakeStore, tickets: RQQueueManager, raw: Any
 ) -> None:
     """The n-th statement fails, for every n until a run has fewer: then it is completed, and not before."""
-    from sqlalchemy import event
-
-    from tests.contract.parts import make_queue_over
-
     rows = sqlite_rows
     queue = make_queue_over(make_store(rows, redis_percent=0))(tickets)
     records = TransferRecords(queue.store.database)
