@@ -158,7 +158,8 @@ def go_on(system: System, direction: Direction, wanted: Wanted) -> int:
     found = the_open_one(records, direction, wanted)
     confirm_plan(found.plan, wanted.plan_hash)
     if told_to_go_on(records, found, wanted):
-        return control(system, direction, wanted)
+        show_transfer(system, found.transfer_id, wanted)
+        return GOOD
     left = found.plan.rows
     if direction is not Direction.IMPORT:
         left = rows_to_move(system.store, found.plan, system.store.routing.refresh())
@@ -216,17 +217,14 @@ def tell(system: System, transfer_id: int, done: Moving, wanted: Wanted) -> int:
 def control(system: System, direction: Direction, wanted: Wanted) -> int:
     """Pause or abort the open transfer, or show it; without an open one the last."""
     records = TransferRecords(system.store.database)
-    if wanted.pause or wanted.abort or wanted.resume:
+    if wanted.pause or wanted.abort:
         shown = the_open_one(records, direction, wanted)
         _turn(system, records, shown, wanted)
     else:
         shown = _to_show(records, direction, wanted)
-    value = report(system, shown.transfer_id)
-    text = "\n".join(f"{name:12} {_short(found)}" for name, found in value.items())
-    events = _events_text(system, shown.transfer_id) if wanted.verbose else ""
-    say(value, text + events, as_json=wanted.as_json)
+    show_transfer(system, shown.transfer_id, wanted)
     done = wanted.pause or wanted.abort or shown.state in (State.COMPLETED, State.RUNNING)
-    return GOOD if done or wanted.resume else PROBLEM
+    return GOOD if done else PROBLEM
 
 
 def _turn(system: System, records: TransferRecords, found: Transfer, wanted: Wanted) -> None:
@@ -244,6 +242,13 @@ def _to_show(records: TransferRecords, direction: Direction, wanted: Wanted) -> 
     if last is None:
         raise NotPossible(f"there has been no {direction.value} yet")
     return last
+
+
+def show_transfer(system: System, transfer_id: int, wanted: Wanted) -> None:
+    value = report(system, transfer_id)
+    text = "\n".join(f"{name:12} {_short(found)}" for name, found in value.items())
+    events = _events_text(system, transfer_id) if wanted.verbose else ""
+    say(value, text + events, as_json=wanted.as_json)
 
 
 def report(system: System, transfer_id: int) -> dict[str, Any]:

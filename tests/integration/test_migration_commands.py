@@ -20,6 +20,7 @@ from app.tasks.submission import TaskRequest
 from app.transfer import runs
 from app.transfer.mover import Mover
 from app.transfer.plans import Direction, Limits, Scope, make_plan
+from app.transfer.records import TransferRecords
 from config import Config
 from scripts.migration import (
     migrate_database_tasks_to_rq,
@@ -137,6 +138,24 @@ def test_a_paused_migration_whose_process_lives_is_told_to_go_on(place: Place) -
     code, said = place.call(MIGRATE, "--resume", "--rate", "10")
     assert code == 2
     assert "resume it without others" in said
+
+
+def test_a_resume_of_one_that_ends_at_once_where_it_lives_shows_its_end(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs.start(place.system.queue, make_plan(place.system.store, Direction.DISPATCH, Scope()), Limits())
+    place.rows.execute("UPDATE transfers SET holder = 'elsewhere:1:1'")
+    assert place.call(MIGRATE, "--pause")[1]["state"] == "paused"
+    resume = TransferRecords.resume
+
+    def resume_and_end(records: TransferRecords, transfer_id: int) -> bool:
+        resumed = resume(records, transfer_id)
+        records.complete(transfer_id, holder="elsewhere:1:1")
+        return resumed
+
+    monkeypatch.setattr(TransferRecords, "resume", resume_and_end)
+    code, told = place.call(MIGRATE, "--resume")
+    assert (code, told["state"]) == (0, "completed")
 
 
 def cut_short(place: Place, *options: str) -> int:
