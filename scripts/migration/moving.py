@@ -231,7 +231,8 @@ def _turn(system: System, records: TransferRecords, found: Transfer, wanted: Wan
     if wanted.pause and not records.pause(found.transfer_id):
         raise NotPossible(f"transfer {found.transfer_id} does not run: it is {found.state.value}")
     if wanted.abort:
-        records.abort(found.transfer_id, reason="aborted by an operator")
+        if not records.abort(found.transfer_id, reason="aborted by an operator"):
+            raise NotPossible(f"transfer {found.transfer_id} has ended: there is nothing to abort")
         system.queue.waking.rules_changed()
 
 

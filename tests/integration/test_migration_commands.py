@@ -208,6 +208,13 @@ def test_only_what_can_be_resumed_says_so(place: Place, monkeypatch: pytest.Monk
         assert place.call(set_mode.main) == (2, "Not complete: gone\n")
 
 
+def test_nothing_is_said_to_be_aborted_that_had_ended_before(place: Place) -> None:
+    code, told = place.call(MIGRATE)
+    assert (code, told["state"]) == (0, "completed")
+    code, said = place.call(MIGRATE, "--abort", "--transfer", str(told["transfer"]))
+    assert (code, said.strip()) == (2, f"transfer {told['transfer']} has ended: there is nothing to abort")
+
+
 def test_there_is_nothing_to_resume_where_nothing_was_cut_short(place: Place) -> None:
     code, said = place.call(MIGRATE, "--resume")
     assert code == 2
