@@ -16,18 +16,21 @@ def this_process() -> str:
 
 def is_dead(holder: str) -> bool:
     """True if the holder was a process of this host and is gone. False also when nobody can tell."""
-    host, _, rest = holder.rpartition(":")[0].rpartition(":")
-    birth = holder.rpartition(":")[2]
-    if host != HOST or birth == "unknown" or not rest.isdigit():
-        return False
-    return _birth(int(rest)) != birth
+    return _runs(holder) is False
 
 
 def is_alive(holder: str) -> bool:
     """True if the holder is a process of this host that still runs. False also when nobody can tell."""
-    host, _, rest = holder.rpartition(":")[0].rpartition(":")
-    birth = holder.rpartition(":")[2]
-    return host == HOST and rest.isdigit() and birth != "unknown" and _birth(int(rest)) == birth
+    return _runs(holder) is True
+
+
+def _runs(holder: str) -> bool | None:
+    """None: nobody can tell."""
+    rest, _, birth = holder.rpartition(":")
+    host, _, pid = rest.rpartition(":")
+    if host != HOST or birth == "unknown" or not pid.isdigit():
+        return None
+    return _birth(int(pid)) == birth
 
 
 def _birth(pid: int) -> str | None:
