@@ -150,7 +150,8 @@ class Mover:
             self._records.fail(self._transfer.transfer_id, holder=self._holder, error=said)
 
     def _as_a_submission(self) -> None:
-        self._records.touch(self._transfer.transfer_id, next(iter(self._transfer.plan.targets)))
+        priority = next(iter(self._transfer.plan.targets))
+        self._records.touch(self._transfer.transfer_id, priority, holder=self._holder)
         if self._dispatches and self._queue.tickets is not None:
             self._queue.tickets.ping()
 

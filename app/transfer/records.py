@@ -1,7 +1,8 @@
 """The record of each transfer: its state, who runs it, what happened to it. Its batches are in `batches`.
 
-Whoever runs a transfer holds it by name and lease; every write of a holder is guarded by both the name and
-the state. A priority belongs to one transfer at a time, by a column of its routing row.
+Whoever runs a transfer holds it by name and lease; every write of a holder to it is guarded by the name,
+which goes when the transfer ends or fails. A priority belongs to one transfer at a time, by a column of its
+routing row.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import ColumnElement, Select, insert, select, update
 from sqlalchemy.engine import Connection
 
 from app.tasks.database import Database
@@ -260,12 +261,12 @@ class TransferRecords:
         self._database.run(lambda on: on.execute(statement))
         return self.state(transfer_id, holder=holder)
 
-    def touch(self, transfer_id: int, priority: Priority) -> None:
+    def touch(self, transfer_id: int, priority: Priority, *, holder: str) -> None:
         """What a submission asks of the database: the routing, held, a small write, and its commit."""
+        touched = update(transfers).where(transfers.c.id == transfer_id, transfers.c.holder == holder)
 
         def work(on: Connection) -> None:
             hold_routing(on, [priority])
-            touched = update(transfers).where(transfers.c.id == transfer_id)
             on.execute(touched.values(updated_at=database_now()))
 
         self._database.run(work)
@@ -307,32 +308,23 @@ class TransferRecords:
 
     def get(self, transfer_id: int) -> Transfer:
         """Raises `NotPossible` if there is none."""
-        query = select(transfers, database_now().label("now")).where(transfers.c.id == transfer_id)
-        row = self._database.read(lambda on: on.execute(query).first())
-        if row is None:
+        found = self._found(_DESCRIBED.where(transfers.c.id == transfer_id))
+        if not found:
             raise NotPossible(f"there is no transfer {transfer_id}")
-        return _transfer(row)
+        return found[0]
 
-    def latest(self, direction: Direction) -> Transfer | None:
-        """The newest transfer of this direction."""
-        query = select(transfers.c.id).where(transfers.c.direction == direction.value)
-        query = query.order_by(transfers.c.id.desc()).limit(1)
-        found = self._database.read(lambda on: on.execute(query).scalar())
-        return None if found is None else self.get(found)
-
-    def newest(self) -> Transfer | None:
-        """Of both directions."""
-        query = select(func.max(transfers.c.id))
-        found = self._database.read(lambda on: on.execute(query).scalar())
-        return None if found is None else self.get(found)
+    def latest(self, direction: Direction | None = None) -> Transfer | None:
+        """The newest transfer of this direction, or of any."""
+        query = _DESCRIBED if direction is None else _DESCRIBED.where(_goes(direction))
+        return next(iter(self._found(query.order_by(transfers.c.id.desc()).limit(1))), None)
 
     def open_ones(self, direction: Direction) -> list[Transfer]:
         """Those of this direction that can go on, the newest first."""
-        fits = (transfers.c.direction == direction.value, transfers.c.state.in_([s.value for s in OPEN]))
-        query = select(transfers.c.id).where(*fits).order_by(transfers.c.id.desc())
-        return [
-            self.get(found) for found in self._database.read(lambda on: on.execute(query).scalars().all())
-        ]
+        query = _DESCRIBED.where(_goes(direction), transfers.c.state.in_([state.value for state in OPEN]))
+        return self._found(query.order_by(transfers.c.id.desc()))
+
+    def _found(self, query: Select[Any]) -> list[Transfer]:
+        return [_transfer(row) for row in self._database.read(lambda on: on.execute(query).all())]
 
     def _locked(self, on: Connection, transfer_id: int) -> Any:
         left_over = (transfers.c.lease_until > database_now()).label("left_over")
@@ -341,6 +333,13 @@ class TransferRecords:
         if row is None:
             raise NotPossible(f"there is no transfer {transfer_id}")
         return row
+
+
+_DESCRIBED = select(transfers, database_now().label("now"))
+
+
+def _goes(direction: Direction) -> ColumnElement[bool]:
+    return transfers.c.direction == direction.value
 
 
 def _note(on: Connection, transfer_id: int, kind: str, **detail: Any) -> None:

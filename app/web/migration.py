@@ -214,7 +214,7 @@ def _phase_json(found: Procedure, phase: Phase) -> dict[str, Any]:
 
 def _transfer_json(system: System) -> dict[str, Any] | None:
     """The newest transfer, with its curve and its forecast."""
-    found = TransferRecords(system.store.database).newest()
+    found = TransferRecords(system.store.database).latest()
     if found is None:
         return None
     batches = BatchRecords(system.store.database)
