@@ -94,7 +94,8 @@ class Mover:
         self._direction = transfer.plan.direction
         self._dispatches = self._direction is Direction.DISPATCH
         self._cargo = cargo or self._waiting_tasks()
-        tickets = None if self._direction is Direction.RECALL else queue.tickets
+        # a recall needs no Redis
+        self._tickets = tickets = None if self._direction is Direction.RECALL else queue.tickets
         throttle = Throttle(queue.store.database, tickets, transfer.limits)
         self._courtesy = Courtesy(self._as_a_submission, rise_percent=transfer.limits.submit_rise_percent)
         self._steering = Steering(
@@ -152,8 +153,8 @@ class Mover:
     def _as_a_submission(self) -> None:
         priority = next(iter(self._transfer.plan.targets))
         self._records.touch(self._transfer.transfer_id, priority, holder=self._holder)
-        if self._dispatches and self._queue.tickets is not None:
-            self._queue.tickets.ping()
+        if self._tickets is not None:
+            self._tickets.ping()
 
     def _deliver_left_over(self) -> None:
         for record in self._batches.undelivered(self._transfer.transfer_id):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from app.tasks.tickets import RQQueueManager, connect
 from app.transfer import runs
 from app.transfer.errors import Superseded
 from app.transfer.holders import this_process
-from app.transfer.plans import Direction, Limits, Scope, make_plan
+from app.transfer.plans import Direction, Limits, Plan, Scope, Target, make_plan
 from app.transfer.records import TransferRecords
 from app.transfer.throttle import Throttle
 from tests.contract.moving import dispatch
@@ -96,3 +97,17 @@ def test_a_polite_mover_moves_everything_says_why_it_is_slow_and_leaves_no_threa
     assert mover.run().moved == 300
     assert "of the time: p95 of a submission" in str(reasons[0])
     assert "courtesy" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_probe_asks_redis_where_the_move_uses_it(
+    sqlite_rows: Rows, make_store: MakeStore, tickets: RQQueueManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = make_queue_over(make_store(sqlite_rows))(tickets)
+    pings: Counter[Direction] = Counter()
+    for direction in Direction:
+        plan = Plan(direction, Scope((Priority.LOW,)), {Priority.LOW: Target(100)})
+        mover = runs.start(queue, plan, Limits(submit_rise_percent=20))
+        with monkeypatch.context() as watched:
+            watched.setattr(tickets, "ping", lambda one=direction: pings.update([one]))
+            mover.run()
+    assert pings.keys() == {Direction.DISPATCH, Direction.IMPORT}
