@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from benchmarks.tables import render
-from tests.soak.report import ROOT, commit, write
+from tests.soak.report import ROOT, commit, machine, write
 
 PAGE = ROOT / "docs" / "verification.md"
 FIGURES = ROOT / "docs" / "verification.json"
@@ -21,7 +20,7 @@ def circumstances() -> dict[str, Any]:
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
-        "machine": f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
+        "machine": machine(),
         "load_average": round(os.getloadavg()[0], 1),
     }
 

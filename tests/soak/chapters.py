@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.servers import RedisServer
-from tests.soak import deaths, hostile, kills, moves, redis_faults, rollbacks, stock
+from tests.soak import deaths, hostile, kills, moves, operating, redis_faults, rollbacks, stock
 from tests.soak.installation import Installation
 from tests.soak.lanes import DATABASES, SERVERS, Lane, run_in_lanes
 from tests.soak.points import ALL_NAMES, NAMES, Scope
@@ -95,7 +95,7 @@ def run_transfer(options: Options, progress: Progress) -> Chapter:
         possible = [case for case in wanted if lane.server or case.actor is not moves.Actor.DATABASE]
         dice = options.dice("transfer", lane.kind)
         first = options.databases.index(lane.kind) * len(possible) // len(options.databases)
-        with lane.installation(**moves.SETTINGS) as place:
+        with lane.installation(**operating.SETTINGS) as place:
             moving = moves.Moves(lane, place, chapter, dice)
             kills.warm_up(place, dice)
             for case, answer in moves.plan(dice, shares[lane.kind], possible, first=first):
@@ -126,7 +126,7 @@ def run_rollbacks(options: Options, progress: Progress, *, must_hit: bool = True
 
     def work(lane: Lane) -> None:
         dice = options.dice("rollbacks", lane.kind)
-        with lane.installation(**rollbacks.SETTINGS) as place:
+        with lane.installation(**operating.SETTINGS) as place:
             rolling = rollbacks.Rollbacks(place, chapter, dice)
             for name in rollbacks.plan(shares[lane.kind]):
                 if not progress.may_go_on():

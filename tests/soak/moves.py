@@ -11,7 +11,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
 from app.tasks.model import PRIORITIES
 from app.tasks.runner import boot_clock
@@ -29,12 +28,6 @@ STREAM_SECONDS = 0.02
 AWAY_SECONDS = 1.5
 MANY = 3  # the latest pass of a step that a mover comes by once per batch
 ONCE = ("begin", "flip", "finish")
-SETTINGS: dict[str, Any] = {
-    "RQ_HYBRID_MODE": "true",
-    "RQ_ROLLOUT_PERCENT": 0,
-    "RQ_TICKET_GRACE": 1,
-    "LOG_LEVEL": "warning",
-}
 
 
 class Actor(StrEnum):
@@ -214,10 +207,7 @@ class Moves:
             self._arm(now)
         self._operator.start(now.direction)
         if now.case.actor.role != "mover":
-            happens(
-                lambda: self._operator.newest()[0] > now.before or self._operator.mover_is_gone,
-                deadline_seconds=DEADLINE_SECONDS,
-            )
+            self._operator.until_under_way(since=now.before)
             self._arm(now)
 
     def _arm(self, now: Round) -> None:

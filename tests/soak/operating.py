@@ -7,13 +7,19 @@ from typing import Any
 from app.tasks.errors import TaskError
 from app.tasks.model import PRIORITIES
 from tests.soak.installation import Installation, gone
-from tests.waiting import wait_until
+from tests.waiting import happens, wait_until
 
 DEADLINE_SECONDS = 120.0
 STARTS = 20
 BATCH_ROWS = 12
 ROWS_PER_SECOND = 200.0  # so that a move lasts while all the others work
 DIRECTIONS = ("dispatch", "recall")
+SETTINGS: dict[str, Any] = {
+    "RQ_HYBRID_MODE": "true",
+    "RQ_ROLLOUT_PERCENT": 0,
+    "RQ_TICKET_GRACE": 1,
+    "LOG_LEVEL": "warning",
+}
 
 
 class Operator:
@@ -37,6 +43,10 @@ class Operator:
             priorities=[priority.value for priority in PRIORITIES],
             **how,
         )
+
+    def until_under_way(self, *, since: int) -> None:
+        """Wait for a transfer newer than `since`, or for the end of a mover that began none."""
+        happens(lambda: self.newest()[0] > since or self.mover_is_gone, deadline_seconds=DEADLINE_SECONDS)
 
     def until_closed(self, wanted: str, *, since: int, take_over: bool = False) -> bool:
         """Whether a transfer in this direction, newer than `since`, comes to its end: it is seen to."""

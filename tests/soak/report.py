@@ -28,6 +28,10 @@ def commit() -> str:
     return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
 
 
+def machine() -> str:
+    return f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
+
+
 def as_json(
     chapters: Sequence[Chapter], *, of_commit: str, options: Mapping[str, Any], seconds: float
 ) -> dict[str, Any]:
@@ -35,7 +39,7 @@ def as_json(
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": of_commit,
-        "machine": f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
+        "machine": machine(),
         "options": dict(options) | {"load average": round(os.getloadavg()[2], 1)},
         "seconds": round(seconds),
         "ok": not any(chapter.problems for chapter in chapters),

@@ -27,12 +27,6 @@ TASKS = 120
 MOVE_SECONDS = 0.9  # a move of so many rows takes about as long
 # What a way to Redis and back may change of a row that never started: it waits anew.
 WAITS = {"epoch", "waiting_since"}
-SETTINGS: dict[str, Any] = {
-    "RQ_HYBRID_MODE": "true",
-    "RQ_ROLLOUT_PERCENT": 0,
-    "RQ_TICKET_GRACE": 1,
-    "LOG_LEVEL": "warning",
-}
 
 
 class Rollbacks:
@@ -94,10 +88,7 @@ class Rollbacks:
         """When it began; Redis died just before, or lives."""
         before = self._operator.newest()[0]
         self._operator.start("dispatch")
-        happens(
-            lambda: self._operator.newest()[0] > before or self._operator.mover_is_gone,
-            deadline_seconds=DEADLINE_SECONDS,
-        )
+        self._operator.until_under_way(since=before)
         due = boot_clock() + moment
         happens(lambda: boot_clock() >= due, deadline_seconds=DEADLINE_SECONDS)
         if name == DEAD:
