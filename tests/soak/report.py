@@ -7,11 +7,12 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tests.soak.chapters import CHAPTERS
 from tests.soak.points import STEPS
 from tests.soak.results import Chapter
 
@@ -67,6 +68,7 @@ def _page_lines(figures: Mapping[str, Any]) -> Iterator[str]:
     yield from _INTRODUCTION.strip().splitlines()
     yield from ("", "## Figures", "")
     yield verdict(figures)
+    yield from _without_figures({chapter["name"] for chapter in figures["chapters"]})
     if any("commit" not in chapter["run"] for chapter in figures["chapters"]):
         yield from ("", *_WITHOUT_COMMIT.strip().splitlines())
     for chapter in figures["chapters"]:
@@ -79,6 +81,18 @@ def _page_lines(figures: Mapping[str, Any]) -> Iterator[str]:
         if chapter["problems"]:
             yield ""
             yield from (f"- {sentence}" for sentence in chapter["problems"])
+
+
+def _without_figures(known: Collection[str]) -> Iterator[str]:
+    """What the introduction tells of and nobody wrote down a run of."""
+    missing = [f"- `{name}`: {run.__doc__}" for name, run in CHAPTERS.items() if name not in known]
+    if missing:
+        yield from (
+            "",
+            "No run of these is written down here; `make soak ONLY=NAME DOCS=1` does it:",
+            "",
+            *missing,
+        )
 
 
 def verdict(figures: Mapping[str, Any]) -> str:

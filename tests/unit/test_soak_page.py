@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.soak.chapters import CHAPTERS
 from tests.soak.points import NAMES
 from tests.soak.report import FIGURES, PAGE, joined, page, publish, verdict
 
@@ -66,3 +67,10 @@ def test_a_run_of_one_chapter_leaves_the_figures_of_the_others(tmp_path: Path) -
     chapters = json.loads(files["figures"].read_text())["chapters"]
     assert [(each["name"], each["lines"][0]["tasks"]) for each in chapters] == [("kills", 1), ("tree", 3)]
     assert files["text"].read_text().startswith("# Soak")
+
+
+def test_the_page_names_what_no_run_is_written_down_of() -> None:
+    said = page(joined([run()]))
+    assert "- `transfer`: SIGKILL" in said
+    assert "- `kills`:" not in said
+    assert "written down here" not in page(joined([run(chapter=name) for name in CHAPTERS]))
