@@ -143,9 +143,10 @@ class Restore:
             raise ArchiveRefused("the rows of the backup do not fit the tables") from None
 
     def _make_room(self, on: Connection, *, replace: bool) -> None:
-        full = [table.name for table in tables() if table.name in PRECIOUS and _count(on, table)]
-        if full and not replace:
-            raise NotEmpty(f"{', '.join(full)} hold rows")
+        if not replace:
+            full = [table.name for table in tables() if table.name in PRECIOUS and _count(on, table)]
+            if full:
+                raise NotEmpty(f"{', '.join(full)} hold rows")
         for table in reversed(tables()):
             _empty(on, table)
 
