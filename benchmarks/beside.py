@@ -117,6 +117,8 @@ def measure(system: System, way: Way, folder: Path) -> None:
     submitter.start()
     try:
         while not notes.exists():
+            if not submitter.is_alive():
+                raise click.ClickException("the process that submits ended before its first submission")
             time.sleep(0.05)
         time.sleep(QUIET_SECONDS)
         records = TransferRecords(system.store.database)
@@ -135,7 +137,8 @@ def measure(system: System, way: Way, folder: Path) -> None:
 
 
 def submit_evenly(settings: dict[str, Any], notes: Path, over: Any) -> None:
-    """A task every `EVERY_SECONDS`; when each was due, and its milliseconds from then on."""
+    """A task every `EVERY_SECONDS`, or at once after one that took longer; when each began, and what it took
+    in milliseconds."""
     system = build_system(Config.for_tests(**settings))
     for _ in range(50):
         system.queue.submit(TaskRequest("test.noop", PAYLOAD))

@@ -1,6 +1,7 @@
 """The mover: runs one transfer from its first batch to the proof that nothing is left.
 
-Two threads mark rows, one picking while the other writes, and a third delivers what was committed, in order.
+Two threads mark rows, one picking while the other writes, and a third delivers what was committed, in order;
+a move that holds itself back for submissions has one batch on its way at a time.
 A dispatch chases the backlog while the routing still says the database, so that new tasks do not overtake it,
 then flips and goes on; a recall has flipped before. Passes are repeated: what was locked, or committed late,
 is met by the next one. Only a plain count of zero after the flip ends a priority, and an error never does.
