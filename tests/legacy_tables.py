@@ -85,6 +85,8 @@ class CaptionQueue:
     def drop(self) -> None:
         for table in (self.table, "platform_connections", "users"):
             self.execute(f"DROP TABLE IF EXISTS {table}")
+        if self.kind == "postgresql":
+            self.execute(f"DROP FUNCTION IF EXISTS twintrack_guard_{self.table}()")
         self.engine.dispose()  # PostgreSQL's prepared statements would remember the columns
 
     def execute(self, statement: str, **values: Any) -> list[Any]:

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from sqlalchemy import event
 
 from app.tasks.database import Database
-from app.tasks.errors import StatementRefused
+from app.tasks.errors import DatabaseUnavailable, StatementRefused
 from app.tasks.handlers import Handler, HandlerRegistry
 from app.tasks.model import Completed, OnLost, Outcome
 from app.tasks.queue import TaskQueue
@@ -102,6 +102,21 @@ class InBackground:
 
 
 @contextmanager
+def _heard(database: Database, **listeners: Callable[..., None]) -> Iterator[None]:
+    """Call these by the names of events of the two pools that SQLAlchemy sees, inside the block."""
+    engines = (database.engine, database._auto)
+    for engine in engines:
+        for name, listener in listeners.items():
+            event.listen(engine, name, listener)
+    try:
+        yield
+    finally:
+        for engine in engines:
+            for name, listener in listeners.items():
+                event.remove(engine, name, listener)
+
+
+@contextmanager
 def counted(database: Database) -> Iterator[Counter[str]]:
     """What a database is asked inside the block: statements and commits of the two pools that SQLAlchemy
     sees, and trips of the driver's own, each of which is one transaction."""
@@ -119,17 +134,11 @@ def counted(database: Database) -> Iterator[Counter[str]]:
         return direct(work)
 
     database.direct = trip  # type: ignore[method-assign]
-    engines = (database.engine, database._auto)
-    for engine in engines:
-        event.listen(engine, "before_cursor_execute", statement)
-        event.listen(engine, "commit", commit)
     try:
-        yield seen
+        with _heard(database, before_cursor_execute=statement, commit=commit):
+            yield seen
     finally:
         del database.direct
-        for engine in engines:
-            event.remove(engine, "before_cursor_execute", statement)
-            event.remove(engine, "commit", commit)
 
 
 @contextmanager
@@ -140,14 +149,22 @@ def statements_of(database: Database) -> Iterator[list[str]]:
     def statement(_on: Any, _cursor: Any, text: str, *_: Any) -> None:
         seen.append(text)
 
-    engines = (database.engine, database._auto)
-    for engine in engines:
-        event.listen(engine, "before_cursor_execute", statement)
-    try:
+    with _heard(database, before_cursor_execute=statement):
         yield seen
-    finally:
-        for engine in engines:
-            event.remove(engine, "before_cursor_execute", statement)
+
+
+@contextmanager
+def failing_at(database: Database, number: int) -> Iterator[Counter[str]]:
+    """Have the statement of this number fail, as in an outage; gives how many were tried."""
+    seen: Counter[str] = Counter()
+
+    def fail(*_: Any) -> None:
+        seen["statements"] += 1
+        if seen["statements"] == number:
+            raise DatabaseUnavailable("injected")
+
+    with _heard(database, before_cursor_execute=fail):
+        yield seen
 
 
 def refuse_the_result(monkeypatch: pytest.MonkeyPatch, result: str) -> None:

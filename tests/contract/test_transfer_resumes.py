@@ -20,7 +20,7 @@ from app.transfer.errors import Incomplete
 from app.transfer.plans import Direction, Limits, Scope, make_plan
 from app.transfer.records import State, TransferRecords
 from tests.contract.moving import FAST, dispatch, listed
-from tests.contract.parts import MakeQueue, MakeStore, make_queue_over
+from tests.contract.parts import MakeQueue, MakeStore, failing_at, make_queue_over
 from tests.contract.rows import Rows
 
 
@@ -152,7 +152,6 @@ def test_an_error_at_any_statement_never_reads_as_complete(
     rows = sqlite_rows
     queue = make_queue_over(make_store(rows, redis_percent=0))(tickets)
     records = TransferRecords(queue.store.database)
-    engines = (queue.store.database.engine, queue.store.database._auto)
     for direction in (Direction.DISPATCH, Direction.RECALL):
         failing, failed_runs = 1, 0
         while True:
@@ -164,23 +163,12 @@ def test_an_error_at_any_statement_never_reads_as_complete(
             rows.put("QUEUED" if direction is Direction.DISPATCH else "DISPATCHED", count=20)
             plan = make_plan(queue.store, direction, Scope((Priority.NORMAL,)))
             mover = runs.start(queue, plan, FAST)
-            count = 0
-
-            def fail(*_: Any) -> None:
-                nonlocal count
-                count += 1
-                if count == failing:  # noqa: B023 - runs within this round
-                    raise DatabaseUnavailable("injected")
-
-            for engine in engines:
-                event.listen(engine, "before_cursor_execute", fail)
-            try:
-                mover.run()
-            except DatabaseUnavailable:
-                failed_runs += 1
-            finally:
-                for engine in engines:
-                    event.remove(engine, "before_cursor_execute", fail)
+            with failing_at(rows.database, failing) as seen:
+                try:
+                    mover.run()
+                except DatabaseUnavailable:
+                    failed_runs += 1
+            count = seen["statements"]
             state = records.get(mover.transfer_id).state
             left = rows.count("QUEUED" if direction is Direction.DISPATCH else "DISPATCHED")
             assert (state is State.COMPLETED) == (count < failing), f"statement {failing} of {count}"

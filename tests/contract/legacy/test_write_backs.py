@@ -2,80 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from app.tasks.errors import InvalidTask, StatementRefused, WrongState
-from app.tasks.handlers import load_handlers
-from app.tasks.model import (
-    PRIORITIES,
-    Cancelled,
-    Claim,
-    Completed,
-    Failed,
-    OnLost,
-    Outcome,
-    Priority,
-    RetryLater,
-)
+from app.tasks.model import Cancelled, Claim, Completed, Failed, OnLost, Outcome, Priority, RetryLater
 from app.tasks.queue import TaskQueue
-from app.tasks.settings import CoreSettings
 from app.tasks.store import Store
-from app.tasks.store.takes import TakeQueued, TakeTickets
-from app.transfer.legacy.beginning import Consent, checked, plan_import, start_import
-from app.transfer.legacy.mapping import read_mapping
-from app.transfer.plans import Scope
-from config import ROOT
-from tests.contract.moving import FAST
-from tests.contract.parts import MakeStore, request, statements_of
+from app.tasks.store.takes import TakeTickets
+from tests.contract.legacy.parts import ON_MARIADB, imported, key_of, turn
+from tests.contract.parts import request, statements_of
 from tests.contract.rows import Rows
 from tests.legacy_tables import CaptionQueue
-
-CAPTIONS = read_mapping(ROOT / "mappings" / "caption_tasks.toml")
-HANDLERS = load_handlers(["app.handlers"])
-
-
-@pytest.fixture
-def store(rows: Rows, make_store: MakeStore) -> Store:
-    return make_store(rows, redis_percent=0)
-
-
-@pytest.fixture
-def queue(store: Store) -> TaskQueue:
-    return TaskQueue(store, HANDLERS, None, CoreSettings())
-
-
-@pytest.fixture
-def legacy(rows: Rows) -> Iterator[CaptionQueue]:
-    made = CaptionQueue(rows.engine)
-    yield made
-    made.drop()
-
-
-def import_all(queue: TaskQueue) -> None:
-    table = checked(queue, CAPTIONS)
-    plan = plan_import(queue, table, Scope())
-    start_import(
-        queue, table, plan, FAST, Consent(alter=True, old_workers_stopped=True), watcher=lambda moving: None
-    ).run()
-
-
-def key_of(claim: Claim) -> str:
-    return (claim.idempotency_key or "").removeprefix("legacy:caption_tasks:")
-
-
-def turn(store: Store, outcomes: list[Outcome], limit: int = 10) -> list[Claim]:
-    take = TakeQueued(limit, PRIORITIES)
-    return store.turns.turn(outcomes, take, holder="the test", lease_seconds=30).claims.won
 
 
 @pytest.fixture
 def claims(queue: TaskQueue, store: Store, legacy: CaptionQueue) -> list[Claim]:
     """Three imported tasks that run."""
     legacy.put(legacy.row(number) for number in range(3))
-    import_all(queue)
-    won = turn(store, [])
+    imported(queue)
+    won = turn(store)
     assert len(won) == 3
     return won
 
@@ -117,7 +62,7 @@ def test_an_end_without_a_settle_is_written_back_too(
     )
     assert legacy.all()[key_of(lost)]["error_message"] == "its worker died"
     waiting = legacy.put([legacy.row(10), legacy.row(11)])
-    import_all(queue)
+    imported(queue)
     store.moves.cancel_waiting(Priority.NORMAL, limit=100)
     statuses = {key: row["status"] for key, row in legacy.all().items()}
     assert statuses[key_of(lost)] == "FAILED"
@@ -128,10 +73,10 @@ def test_a_row_that_an_old_worker_took_keeps_its_task_from_running(
     rows: Rows, queue: TaskQueue, store: Store, legacy: CaptionQueue
 ) -> None:
     keys = legacy.put(legacy.row(number) for number in range(3))
-    import_all(queue)
+    imported(queue)
     legacy.set(keys[0], status="RUNNING")
     legacy.execute("DELETE FROM caption_generation_tasks WHERE id = :key", key=keys[1])
-    won = turn(store, [])
+    won = turn(store)
     assert [key_of(claim) for claim in won] == [keys[2]]
     closed = [row for row in rows.all().values() if row["status"] == "CANCELLED"]
     assert len(closed) == 2
@@ -146,7 +91,7 @@ def test_a_ticket_of_a_row_that_was_taken_is_worth_nothing(
 ) -> None:
     store.routing.change(redis_percent=100)
     keys = legacy.put(legacy.row(number) for number in range(2))
-    import_all(queue)
+    imported(queue)
     pairs = [(claim, 1) for claim in _dispatched(store)]
     legacy.set(keys[0], status="RUNNING")
     taken = store.turns.turn([], TakeTickets(pairs), holder="the test", lease_seconds=30).claims
@@ -174,52 +119,38 @@ def test_a_row_that_was_taken_while_its_task_ran_is_left_as_it_is(
     assert "its legacy row was changed by others" not in rows.events(claims[0].task_id)
 
 
+@ON_MARIADB
 def test_a_result_that_the_row_cannot_hold_ends_its_task_as_failed_and_no_other(
-    prepared_mariadb: Rows, make_store: MakeStore
+    store: Store, queue: TaskQueue, legacy: CaptionQueue
 ) -> None:
-    rows = prepared_mariadb
-    rows.empty()
-    legacy = CaptionQueue(rows.engine)
-    try:
-        store = make_store(rows, redis_percent=0)
-        queue = TaskQueue(store, HANDLERS, None, CoreSettings())
-        legacy.put(legacy.row(number) for number in range(2))
-        import_all(queue)
-        sound, culprit = turn(store, [])
-        outcomes: list[Outcome] = [Completed(sound, "{}"), Completed(culprit, '"' + "x" * 70_000 + '"')]
-        with pytest.raises(StatementRefused, match="the legacy row refused its end"):
-            turn(store, outcomes)
-        assert {legacy.status(key_of(claim)) for claim in (sound, culprit)} == {"MOVED"}
-        turn(store, [outcomes[0], Failed(culprit, "the result could not be stored")])
-        assert legacy.status(key_of(sound)) == "COMPLETED"
-        assert legacy.all()[key_of(culprit)]["error_message"] == "the result could not be stored"
-    finally:
-        legacy.drop()
+    legacy.put(legacy.row(number) for number in range(2))
+    imported(queue)
+    sound, culprit = turn(store)
+    outcomes: list[Outcome] = [Completed(sound, "{}"), Completed(culprit, '"' + "x" * 70_000 + '"')]
+    with pytest.raises(StatementRefused, match="the legacy row refused its end"):
+        turn(store, outcomes)
+    assert {legacy.status(key_of(claim)) for claim in (sound, culprit)} == {"MOVED"}
+    turn(store, [outcomes[0], Failed(culprit, "the result could not be stored")])
+    assert legacy.status(key_of(sound)) == "COMPLETED"
+    assert legacy.all()[key_of(culprit)]["error_message"] == "the result could not be stored"
 
 
+@ON_MARIADB
 def test_a_row_that_refuses_every_end_is_named_and_its_task_ends(
-    prepared_mariadb: Rows, make_store: MakeStore
+    rows: Rows, store: Store, queue: TaskQueue, legacy: CaptionQueue
 ) -> None:
-    rows = prepared_mariadb
-    rows.empty()
-    legacy = CaptionQueue(rows.engine)
-    try:
-        store = make_store(rows, redis_percent=0)
-        queue = TaskQueue(store, HANDLERS, None, CoreSettings())
-        legacy.put([legacy.row(1)])
-        import_all(queue)
-        [claim] = turn(store, [])
-        legacy.execute("SET foreign_key_checks = 0")
-        legacy.execute("UPDATE caption_generation_tasks SET user_id = 77")
-        legacy.with_foreign_keys()
-        with pytest.raises(StatementRefused):
-            turn(store, [Completed(claim, "{}")])
-        turn(store, [Failed(claim, "the result could not be stored")])
-        assert rows.status(claim.task_id) == "FAILED"
-        assert legacy.status(key_of(claim)) == "MOVED"
-        assert "its legacy row refused its end" in rows.events(claim.task_id)
-    finally:
-        legacy.drop()
+    legacy.put([legacy.row(1)])
+    imported(queue)
+    [claim] = turn(store)
+    legacy.execute("SET foreign_key_checks = 0")
+    legacy.execute("UPDATE caption_generation_tasks SET user_id = 77")
+    legacy.with_foreign_keys()
+    with pytest.raises(StatementRefused):
+        turn(store, [Completed(claim, "{}")])
+    turn(store, [Failed(claim, "the result could not be stored")])
+    assert rows.status(claim.task_id) == "FAILED"
+    assert legacy.status(key_of(claim)) == "MOVED"
+    assert "its legacy row refused its end" in rows.events(claim.task_id)
 
 
 def test_an_operators_retry_marks_the_row_moved_again_unless_it_lives_on_elsewhere(
@@ -238,7 +169,7 @@ def test_an_operators_retry_marks_the_row_moved_again_unless_it_lives_on_elsewhe
 def test_tasks_that_were_not_imported_never_ask_for_a_legacy_row(rows: Rows, store: Store) -> None:
     rows.put(count=4)
     with statements_of(rows.database) as seen:
-        won = turn(store, [])
+        won = turn(store)
         turn(store, [Completed(won[0], "{}"), Failed(won[1], "it broke"), Cancelled(won[2])])
         store.moves.reclaim(
             won[3].task_id, won[3].token, on_lost=OnLost.PARK, max_retries=0, reason="its worker died"

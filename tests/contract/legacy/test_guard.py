@@ -2,56 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from app.tasks.handlers import load_handlers
-from app.tasks.model import PRIORITIES, Completed, Failed
+from app.tasks.model import Completed, Failed
 from app.tasks.queue import TaskQueue
-from app.tasks.settings import CoreSettings
 from app.tasks.store import Store
-from app.tasks.store.takes import TakeQueued
 from app.transfer.errors import NotPossible
-from app.transfer.legacy.beginning import Consent, checked, plan_import, start_import
+from app.transfer.legacy.beginning import Consent
 from app.transfer.legacy.guard import Guard
-from app.transfer.legacy.mapping import read_mapping
-from app.transfer.plans import Scope
-from config import ROOT
-from tests.contract.moving import FAST
-from tests.contract.parts import MakeStore
+from tests.contract.legacy.parts import CAPTIONS, GUARDED, imported, key_of, turn
 from tests.contract.rows import Rows
 from tests.legacy_tables import CaptionQueue
 
-CAPTIONS = read_mapping(ROOT / "mappings" / "caption_tasks.toml")
-HANDLERS = load_handlers(["app.handlers"])
 REFUSAL = "this row was moved to another queue, or has ended there"
-
-
-@pytest.fixture
-def store(rows: Rows, make_store: MakeStore) -> Store:
-    return make_store(rows, redis_percent=0)
-
-
-@pytest.fixture
-def queue(store: Store) -> TaskQueue:
-    return TaskQueue(store, HANDLERS, None, CoreSettings())
-
-
-@pytest.fixture
-def legacy(rows: Rows) -> Iterator[CaptionQueue]:
-    made = CaptionQueue(rows.engine)
-    yield made
-    made.drop()
-    if rows.kind == "postgresql":
-        made.execute("DROP FUNCTION IF EXISTS twintrack_guard_caption_generation_tasks()")
-
-
-def import_guarded(queue: TaskQueue, consent: Consent) -> None:
-    table = checked(queue, CAPTIONS)
-    plan = plan_import(queue, table, Scope())
-    start_import(queue, table, plan, FAST, consent, watcher=lambda moving: None).run()
 
 
 def test_an_import_without_a_guard_or_a_word_refuses_to_start(
@@ -61,20 +25,19 @@ def test_an_import_without_a_guard_or_a_word_refuses_to_start(
     with pytest.raises(
         NotPossible, match="CREATE TRIGGER twintrack_guard_caption_generation_tasks BEFORE UPDATE"
     ):
-        import_guarded(queue, Consent(alter=True))
+        imported(queue, consent=Consent(alter=True))
     assert (rows.count(), legacy.status(key)) == (0, "QUEUED")
-    import_guarded(queue, Consent(alter=True, install_guard=True))
+    imported(queue, consent=GUARDED)
     assert legacy.status(key) == "MOVED"
-    import_guarded(queue, Consent())  # it is there, and seen
+    imported(queue, consent=Consent())  # it is there, and seen
 
 
 def test_a_late_old_worker_can_start_neither_a_moved_row_nor_an_ended_one(
     queue: TaskQueue, store: Store, legacy: CaptionQueue
 ) -> None:
     moved, done, failed = legacy.put(legacy.row(number) for number in range(3))
-    import_guarded(queue, Consent(alter=True, install_guard=True))
-    won = store.turns.turn([], TakeQueued(3, PRIORITIES), holder="the test", lease_seconds=30).claims.won
-    claims = {(claim.idempotency_key or "").rpartition(":")[2]: claim for claim in won}
+    imported(queue, consent=GUARDED)
+    claims = {key_of(claim): claim for claim in turn(store)}
     store.settlements.settle([Completed(claims[done], "{}"), Failed(claims[failed], "it broke")])
     before = legacy.all()
     assert {row["status"] for row in before.values()} == {"MOVED", "COMPLETED", "FAILED"}
@@ -88,7 +51,7 @@ def test_a_late_old_worker_can_start_neither_a_moved_row_nor_an_ended_one(
 
 def test_what_is_not_ours_goes_on_as_before(queue: TaskQueue, legacy: CaptionQueue) -> None:
     [moved, theirs] = legacy.put([legacy.row(1), legacy.row(2, status="RUNNING")])
-    import_guarded(queue, Consent(alter=True, install_guard=True))
+    imported(queue, consent=GUARDED)
     assert legacy.set(moved, current_step="a note on a moved row") == 1
     assert legacy.set(theirs, status="FAILED") == 1
     assert legacy.set(theirs, status="QUEUED") == 1  # an administrator's new start

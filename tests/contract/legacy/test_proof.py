@@ -2,68 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from app.tasks.errors import DatabaseUnavailable
-from app.tasks.handlers import load_handlers
-from app.tasks.model import PRIORITIES, Claim, Completed, Failed
+from app.tasks.model import Claim, Completed, Failed
 from app.tasks.queue import TaskQueue
-from app.tasks.settings import CoreSettings
 from app.tasks.store import Store
-from app.tasks.store.takes import TakeQueued
 from app.transfer.errors import Incomplete, NotPossible
-from app.transfer.legacy.beginning import Consent, checked, plan_import, start_import
+from app.transfer.legacy.beginning import Consent
 from app.transfer.legacy.giving_back import give_back
-from app.transfer.legacy.mapping import read_mapping
-from app.transfer.plans import Scope
 from app.transfer.records import State, TransferRecords
 from app.transfer.verification.faults import ImportFault
 from app.transfer.verification.imports import ImportVerifier
 from app.transfer.verification.report import CLEAN, INCOMPLETE, MISMATCH, Report
-from config import ROOT
-from tests.contract.moving import FAST
-from tests.contract.parts import MakeStore
+from tests.contract.legacy.parts import CAPTIONS, GUARDED, ON_SERVERS, begun, imported, key_of, turn
 from tests.contract.rows import Rows
 from tests.imports.planting import Planted
 from tests.legacy_tables import CaptionQueue
-
-CAPTIONS = read_mapping(ROOT / "mappings" / "caption_tasks.toml")
-HANDLERS = load_handlers(["app.handlers"])
-
-
-@pytest.fixture
-def store(rows: Rows, make_store: MakeStore) -> Store:
-    return make_store(rows, redis_percent=0)
-
-
-@pytest.fixture
-def queue(store: Store) -> TaskQueue:
-    return TaskQueue(store, HANDLERS, None, CoreSettings())
-
-
-@pytest.fixture
-def legacy(rows: Rows) -> Iterator[CaptionQueue]:
-    made = CaptionQueue(rows.engine)
-    yield made
-    made.drop()
-
-
-def import_all(queue: TaskQueue, consent: Consent = Consent(True, False, True)) -> None:  # noqa: B008
-    table = checked(queue, CAPTIONS)
-    plan = plan_import(queue, table, Scope())
-    start_import(queue, table, plan, FAST, consent, watcher=lambda moving: None).run()
 
 
 def proof(store: Store) -> Report:
     return ImportVerifier(store.database, CAPTIONS, pause=lambda seconds: None).run()
 
 
-def claim(store: Store, count: int) -> dict[str, Claim]:
-    take = TakeQueued(count, PRIORITIES)
-    won = store.turns.turn([], take, holder="the test", lease_seconds=30).claims.won
-    return {(one.idempotency_key or "").rpartition(":")[2]: one for one in won}
+def claimed(store: Store, count: int) -> dict[str, Claim]:
+    return {key_of(claim): claim for claim in turn(store, limit=count)}
 
 
 def test_an_import_with_every_fault_is_clean_before_and_after_its_tasks_have_run(
@@ -72,10 +35,10 @@ def test_an_import_with_every_fault_is_clean_before_and_after_its_tasks_have_run
     planted = Planted(legacy)
     legacy.put(planted.rows(1100))
     assert proof(store).counts == {ImportFault.LEFT_BEHIND: 1100}
-    import_all(queue)
+    imported(queue)
     report = proof(store)
     assert (report.exit_code, report.counts, report.pending) == (CLEAN, {}, {})
-    claims = list(claim(store, 100).values())
+    claims = list(claimed(store, 100).values())
     assert proof(store).exit_code == CLEAN
     store.settlements.settle([Completed(claims[0], "{}"), Failed(claims[1], "it broke")])
     assert proof(store).exit_code == CLEAN
@@ -85,8 +48,8 @@ def test_each_planted_fault_is_found_under_its_class_and_nothing_else(
     rows: Rows, legacy: CaptionQueue, queue: TaskQueue, store: Store
 ) -> None:
     keys = legacy.put(legacy.row(number) for number in range(20))
-    import_all(queue)
-    claims = claim(store, 20)
+    imported(queue)
+    claims = claimed(store, 20)
     store.settlements.settle([Completed(claims[key], "{}") for key in keys[:2]])
     legacy.set(keys[0], status="MOVED")
     legacy.set(keys[1], status="QUEUED")
@@ -115,7 +78,7 @@ def test_what_changes_between_two_looks_is_pending_or_forgotten_never_a_pass_by_
     legacy: CaptionQueue, queue: TaskQueue, store: Store
 ) -> None:
     first, second = legacy.put(legacy.row(number) for number in range(2))
-    import_all(queue)
+    imported(queue)
     legacy.set(first, status="RUNNING")
     legacy.set(second, status="RUNNING")
 
@@ -145,8 +108,8 @@ def test_rows_whose_tasks_never_started_are_queued_again_and_nothing_else_change
 ) -> None:
     keys = legacy.put(legacy.row(number) for number in range(30))
     before = legacy.all()
-    import_all(queue, Consent(alter=True, install_guard=True))
-    claims = claim(store, 3)
+    imported(queue, consent=GUARDED)
+    claims = claimed(store, 3)
     ended, *running = claims
     store.settlements.settle([Completed(claims[ended], "{}")])
     done = give_back(queue, "caption_tasks")
@@ -161,7 +124,7 @@ def test_rows_whose_tasks_never_started_are_queued_again_and_nothing_else_change
     store.settlements.settle([Completed(claims[key], "{}") for key in running])
     assert {legacy.status(key) for key in running} == {"COMPLETED"}
     assert give_back(queue, "caption_tasks").rows == 0
-    import_all(queue, Consent())
+    imported(queue, consent=Consent())
     assert rows.count("QUEUED") == 27  # and there again
 
 
@@ -169,11 +132,8 @@ def test_giving_back_ends_an_import_that_is_under_way(
     legacy: CaptionQueue, queue: TaskQueue, store: Store
 ) -> None:
     keys = legacy.put(legacy.row(number) for number in range(10))
-    import_all(queue)
-    table = checked(queue, CAPTIONS)
-    plan = plan_import(queue, table, Scope())
-    allowed = Consent(old_workers_stopped=True)
-    mover = start_import(queue, table, plan, FAST, allowed, watcher=lambda moving: None)
+    imported(queue)
+    mover = begun(queue, consent=Consent(old_workers_stopped=True))
     done = give_back(queue, "caption_tasks")
     assert (done.rows, done.aborted) == (10, (mover.transfer_id,))
     assert TransferRecords(store.database).get(mover.transfer_id).state is State.ABORTED
@@ -182,21 +142,14 @@ def test_giving_back_ends_an_import_that_is_under_way(
         give_back(queue, "nowhere")
 
 
+@ON_SERVERS
 def test_tasks_that_stay_locked_are_incomplete_never_given_back(
-    server_rows: Rows, make_store: MakeStore
+    rows: Rows, legacy: CaptionQueue, queue: TaskQueue
 ) -> None:
-    legacy = CaptionQueue(server_rows.engine)
-    try:
-        queue = TaskQueue(make_store(server_rows, redis_percent=0), HANDLERS, None, CoreSettings())
-        legacy.put(legacy.row(number) for number in range(5))
-        import_all(queue)
-        held = next(iter(server_rows.all()))
-        with (
-            server_rows.locked(held),
-            pytest.raises(Incomplete, match="1 tasks of caption_tasks stay locked"),
-        ):
-            give_back(queue, "caption_tasks", patience_seconds=0.1)
-        assert server_rows.status(held) == "QUEUED"
-        assert give_back(queue, "caption_tasks").rows == 1
-    finally:
-        legacy.drop()
+    legacy.put(legacy.row(number) for number in range(5))
+    imported(queue)
+    held = next(iter(rows.all()))
+    with rows.locked(held), pytest.raises(Incomplete, match="1 tasks of caption_tasks stay locked"):
+        give_back(queue, "caption_tasks", patience_seconds=0.1)
+    assert rows.status(held) == "QUEUED"
+    assert give_back(queue, "caption_tasks").rows == 1
