@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy import event
 
 from app.tasks.errors import DatabaseUnavailable, RedisUnavailable
 from app.tasks.healing import Sweeper

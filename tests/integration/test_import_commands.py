@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import click
 import pytest
-from click.testing import CliRunner
 
-from app.system import build_system
-from config import ROOT, Config
+from config import ROOT
 from scripts.migration import migrate_database_tasks_to_rq, migrate_rq_to_database, verify_task_migration
-from tests.contract.rows import Rows
+from tests.integration.place import Place, sqlite_in
 from tests.legacy_tables import CaptionQueue
 
 MIGRATE, ROLL_BACK = migrate_database_tasks_to_rq.main, migrate_rq_to_database.main
@@ -23,37 +17,22 @@ PROVE = verify_task_migration.main
 SOURCE = ("--source", str(ROOT / "mappings" / "caption_tasks.toml"))
 
 
-class Place:
-    """An installation on SQLite in database mode, with a legacy queue in its database."""
+class ImportPlace(Place):
+    """With a legacy queue in its database."""
 
-    def __init__(self, settings: dict[str, str], rows: Rows) -> None:
-        self.settings, self.rows = settings, rows
-        self.legacy = CaptionQueue(rows.engine)
-
-    def call(self, command: click.Command, *arguments: str, **more: str) -> tuple[int, Any]:
-        """The exit code, and what the command said as JSON."""
-        done = CliRunner().invoke(command, [*arguments, "--json"], env=self.settings | more)
-        return done.exit_code, json.loads(done.stdout) if done.stdout.startswith("{") else done.output
+    def __init__(self, **settings: str) -> None:
+        super().__init__(**settings)
+        self.legacy = CaptionQueue(self.rows.engine)
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    settings = {
-        "DATABASE_URL": f"sqlite:///{tmp_path / 'tasks.db'}",
-        "VAR_DIR": str(tmp_path),
-        "RQ_ENABLED": "false",
-    }
-    system = build_system(Config.for_tests(**settings))
-    system.prepare()
-    rows = Rows(settings["DATABASE_URL"], system.store.database)
-    before = signal.getsignal(signal.SIGTERM)
-    yield Place(settings, rows)
-    signal.signal(signal.SIGTERM, before)
-    rows.close()
-    system.close()
+def place(tmp_path: Path) -> Iterator[ImportPlace]:
+    place = ImportPlace(DATABASE_URL=sqlite_in(tmp_path), VAR_DIR=str(tmp_path), RQ_ENABLED="false")
+    yield place
+    place.close()
 
 
-def test_an_import_is_planned_refused_without_a_guard_made_proven_and_given_back(place: Place) -> None:
+def test_an_import_is_planned_refused_without_a_guard_made_proven_and_given_back(place: ImportPlace) -> None:
     keys = place.legacy.put(place.legacy.row(number) for number in range(20))
     code, plan = place.call(MIGRATE, *SOURCE, "--dry-run")
     assert (code, plan["direction"], plan["total"], plan["rows"]["normal"]) == (0, "import", 20, 20)
@@ -72,13 +51,13 @@ def test_an_import_is_planned_refused_without_a_guard_made_proven_and_given_back
     assert {place.legacy.status(key) for key in keys} == {"QUEUED"}
 
 
-def test_rows_in_quarantine_end_an_import_with_exit_code_1(place: Place) -> None:
+def test_rows_in_quarantine_end_an_import_with_exit_code_1(place: ImportPlace) -> None:
     place.legacy.put([place.legacy.row(1), place.legacy.row(2, settings_json="{")])
     code, told = place.call(MIGRATE, *SOURCE, "--old-workers-stopped")
     assert (code, told["totals"]["marked"], told["totals"]["quarantined"]) == (1, 1, 1)
 
 
-def test_the_setting_names_the_mapping_unless_our_own_table_is_meant(place: Place) -> None:
+def test_the_setting_names_the_mapping_unless_our_own_table_is_meant(place: ImportPlace) -> None:
     place.legacy.put([place.legacy.row(1)])
     code, plan = place.call(MIGRATE, "--dry-run", MIGRATION_SOURCE=SOURCE[1])
     assert (code, plan["direction"], plan["total"]) == (0, "import", 1)
@@ -86,7 +65,7 @@ def test_the_setting_names_the_mapping_unless_our_own_table_is_meant(place: Plac
     assert (code, plan["direction"]) == (0, "dispatch")
 
 
-def test_a_mapping_that_cannot_be_read_stops_every_command(place: Place) -> None:
+def test_a_mapping_that_cannot_be_read_stops_every_command(place: ImportPlace) -> None:
     for command in (MIGRATE, ROLL_BACK, PROVE):
         code, said = place.call(command, "--source", "nowhere.toml")
         assert (code, said) == (2, "the mapping nowhere.toml cannot be read: No such file or directory\n")

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import click
 import pytest
-from click.testing import CliRunner
 
-from app.system import System, build_system
 from app.tasks.errors import DatabaseUnavailable
 from app.tasks.model import Priority
 from app.tasks.store.routing import RoutingTable
-from app.tasks.submission import TaskRequest
 from app.transfer import runs
 from app.transfer.mover import Mover
 from app.transfer.plans import Direction, Limits, Scope, make_plan
 from app.transfer.records import TransferRecords
-from config import Config
 from scripts.migration import (
     migrate_database_tasks_to_rq,
     migrate_rq_to_database,
@@ -30,49 +22,22 @@ from scripts.migration import (
     test_hybrid_task_submission,
     wait_for_running,
 )
-from tests.contract.rows import Rows
+from tests.integration.place import IN_THE_DATABASE, Place, sqlite_in
 
 MIGRATE, ROLL_BACK = migrate_database_tasks_to_rq.main, migrate_rq_to_database.main
 
 
-class Place:
-    """An installation on SQLite, and commands that run over it in this process."""
-
-    def __init__(self, settings: dict[str, str], system: System, rows: Rows) -> None:
-        self.settings, self.system, self.rows = settings, system, rows
-
-    def call(self, command: click.Command, *arguments: str) -> tuple[int, Any]:
-        """The exit code, and what the command said as JSON."""
-        done = CliRunner().invoke(command, [*arguments, "--json"], env=dict(self.settings))
-        text = done.output
-        return done.exit_code, json.loads(text) if text.startswith("{") else text
-
-
 @pytest.fixture
-def place(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    settings = {
-        "DATABASE_URL": f"sqlite:///{tmp_path / 'tasks.db'}",
-        "RQ_REDIS_URL": redis_url,
-        "VAR_DIR": str(tmp_path),
-        "RQ_HYBRID_MODE": "true",
-        "RQ_ROLLOUT_PERCENT": "0",
-    }
-    system = build_system(Config.for_tests(**settings))
-    system.prepare()
-    rows = Rows(settings["DATABASE_URL"], system.store.database)
-    before = signal.getsignal(signal.SIGTERM)
-    yield Place(settings, system, rows)
-    signal.signal(signal.SIGTERM, before)
-    rows.close()
-    system.close()
-
-
-def submit(place: Place, count: int, **fields: Any) -> None:
-    place.system.queue.submit_many([TaskRequest("test.noop", {}, **fields) for _ in range(count)])
+def place(tmp_path: Path, redis_url: str) -> Iterator[Place]:
+    place = Place(
+        DATABASE_URL=sqlite_in(tmp_path), RQ_REDIS_URL=redis_url, VAR_DIR=str(tmp_path), **IN_THE_DATABASE
+    )
+    yield place
+    place.close()
 
 
 def test_a_migration_there_and_back_says_what_it_moved(place: Place) -> None:
-    submit(place, 30, priority="high")
+    place.submit(30, priority="high")
     code, plan = place.call(MIGRATE, "--dry-run")
     assert (code, plan["total"], plan["rows"]["high"]) == (0, 30, 30)
     assert place.rows.count("QUEUED") == 30
@@ -87,7 +52,7 @@ def test_a_migration_there_and_back_says_what_it_moved(place: Place) -> None:
 
 
 def test_a_plan_that_is_another_now_is_not_run(place: Place) -> None:
-    submit(place, 3)
+    place.submit(3)
     code, said = place.call(MIGRATE, "--plan", "0123456789abcdef")
     assert code == 2
     assert "look at it again" in said
@@ -115,7 +80,7 @@ def test_a_second_migration_is_refused_and_names_the_first(place: Place) -> None
 
 def test_without_redis_a_migration_cannot_begin_and_nothing_is_recorded(place: Place) -> None:
     place.settings["RQ_REDIS_URL"] = "redis://127.0.0.1:1/0"
-    submit(place, 2)
+    place.submit(2)
     code, said = place.call(MIGRATE)
     assert (code, said.strip()) == (2, "Redis does not answer: nothing was begun")
     assert place.call(MIGRATE, "--status")[0] == 2
@@ -169,7 +134,7 @@ def cut_short(place: Place, *options: str) -> int:
 
 
 def test_a_resume_goes_by_its_own_limits_unless_it_is_given_others(place: Place) -> None:
-    submit(place, 30)
+    place.submit(30)
     cut_short(place, "--rate", "5000", "--batch-size", "7")
     code, told = place.call(MIGRATE, "--resume", "--batch-size", "20")
     assert (code, told["state"]) == (0, "completed")
@@ -178,8 +143,8 @@ def test_a_resume_goes_by_its_own_limits_unless_it_is_given_others(place: Place)
 
 
 def test_of_several_open_ones_the_scope_or_the_number_says_which(place: Place) -> None:
-    submit(place, 3, priority="high")
-    submit(place, 4, priority="low")
+    place.submit(3, priority="high")
+    place.submit(4, priority="low")
     first = cut_short(place, "--priority", "high")
     second = cut_short(place, "--priority", "low")
     code, said = place.call(MIGRATE, "--resume")
@@ -222,7 +187,7 @@ def test_there_is_nothing_to_resume_where_nothing_was_cut_short(place: Place) ->
 
 
 def test_a_planned_rollback_tells_what_remains(place: Place) -> None:
-    submit(place, 4)
+    place.submit(4)
     place.call(MIGRATE)
     code, told = place.call(ROLL_BACK, "--planned", "--drain-seconds", "0")
     assert (code, told["status"], told["remaining"], told["recalled"]) == (0, "rollback_completed", 0, 4)
@@ -272,7 +237,7 @@ def test_waiting_for_running_tasks_ends_at_once_or_names_the_stuck_ones(place: P
 
 
 def test_test_tasks_are_submitted_and_removed_without_a_trace(place: Place) -> None:
-    submit(place, 2)
+    place.submit(2)
     code, told = place.call(submit_test_tasks.main, "--count", "30", "--priority", "low")
     assert (code, told["accepted"], told["statuses"]) == (0, 30, {"QUEUED": 30})
     running = place.rows.execute("SELECT MIN(id) FROM tasks WHERE priority = 3")[0][0]

@@ -6,8 +6,8 @@ import json
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,35 +15,13 @@ import pytest
 from click.testing import CliRunner
 
 from scripts.migration.stop_legacy_workers import main
-
-STUBBORN = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
-OBEDIENT = "import time; print('up', flush=True); time.sleep(600)"
-
-
-@pytest.fixture(autouse=True)
-def _own_signals() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
+from tests.integration.old_workers import OBEDIENT, STUBBORN, running
 
 
 @pytest.fixture
-def start() -> Iterator[Any]:
-    started: list[subprocess.Popen[str]] = []
-
-    def start(code: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-        started.append(process)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "up\n"
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
+def start() -> Iterator[Callable[[str], subprocess.Popen[str]]]:
+    with ExitStack() as stack:
+        yield lambda code: stack.enter_context(running(code))
 
 
 def stop(*arguments: str) -> tuple[int, Any]:

@@ -7,54 +7,33 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
-import click
 import pytest
-from click.testing import CliRunner
 
-from app.system import System, build_system
 from app.tasks.model import Priority
 from app.tasks.submission import TaskRequest
 from app.transfer import history, performance, trials
 from app.transfer.performance import percentile
 from app.transfer.retirement import retire
 from app.transfer.sampling import Sampler
-from config import Config
 from scripts.migration import cleanup_legacy, load_test_rq, monitor_rq_performance, performance_validation
-from tests.contract.rows import Rows
-
-
-class Place:
-    """An installation without workers, and commands over it in this process."""
-
-    def __init__(self, settings: dict[str, str], system: System, rows: Rows) -> None:
-        self.settings, self.system, self.rows = settings, system, rows
-
-    def call(self, command: Any, *arguments: str) -> tuple[int, str]:
-        main: click.Command = command.main
-        done = CliRunner().invoke(main, list(arguments), env=dict(self.settings))
-        return done.exit_code, done.output
+from tests.integration.place import Place
 
 
 @pytest.fixture
 def place(tmp_path: Path, database_url: str, redis_url: str) -> Iterator[Place]:
-    settings = {"DATABASE_URL": database_url, "RQ_REDIS_URL": redis_url, "VAR_DIR": str(tmp_path / "var")}
-    system = build_system(Config.for_tests(**settings))
-    system.prepare()
-    rows = Rows(database_url, system.store.database)
-    yield Place(settings, system, rows)
-    rows.close()
-    system.close()
+    place = Place(DATABASE_URL=database_url, RQ_REDIS_URL=redis_url, VAR_DIR=str(tmp_path / "var"))
+    yield place
+    place.close()
 
 
 def test_fifty_submissions_and_twenty_at_once_are_measured_and_removed(place: Place) -> None:
-    code, said = place.call(performance_validation, "--json")
+    code, said = place.run(performance_validation.main, "--json")
     done = json.loads(said)
     assert (done["submissions"], done["refused"], done["at_once"]) == (50, 0, 20)
     assert code == (1 if done["shortfalls"] else 0)
     assert trials.remove(place.system).deleted == 0
-    place.call(performance_validation, "--keep")
+    place.run(performance_validation.main, "--keep")
     assert trials.remove(place.system).deleted == 70
 
 
@@ -66,7 +45,9 @@ def test_what_is_missed_is_said_in_a_sentence_each() -> None:
 
 
 def test_tasks_that_nobody_works_off_are_lost_to_a_load_test(place: Place) -> None:
-    code, said = place.call(load_test_rq, "--tasks", "12", "--concurrent", "3", "--limit", "0.2", "--json")
+    code, said = place.run(
+        load_test_rq.main, "--tasks", "12", "--concurrent", "3", "--limit", "0.2", "--json"
+    )
     done = json.loads(said)
     assert (code, done["accepted"], done["completed"], done["lost"]) == (1, 12, 0, 12)
     assert done["submit_seconds"]["p50"] > 0
@@ -81,8 +62,8 @@ def test_the_monitor_writes_a_line_for_each_look(
     monkeypatch.setattr(monitor_rq_performance, "time", clock)
     place.system.queue.submit_many([TaskRequest("test.noop", {}, priority=Priority.HIGH) for _ in range(7)])
     output = tmp_path / "series.jsonl"
-    code, said = place.call(
-        monitor_rq_performance, "--duration", "3", "--interval", "1", "--output", str(output), "--json"
+    code, said = place.run(
+        monitor_rq_performance.main, "--duration", "3", "--interval", "1", "--output", str(output), "--json"
     )
     looks = [json.loads(line) for line in said.splitlines()]
     assert (code, len(looks)) == (0, 3)
@@ -90,7 +71,7 @@ def test_the_monitor_writes_a_line_for_each_look(
     assert looks[0]["depths"]["high"] == {"database": 0, "redis": 7, "tickets": 7, "running": 0}
     assert (looks[0]["ended_per_second"], looks[1]["ended_per_second"]) == (None, 0.0)
     moments = iter([0.0, 0.0])
-    code, said = place.call(monitor_rq_performance, "--duration", "0")
+    code, said = place.run(monitor_rq_performance.main, "--duration", "0")
     assert "high 7+0" in said
 
 
@@ -120,18 +101,18 @@ def test_a_clean_up_archives_the_old_table_before_it_drops_it(place: Place, tmp_
         )
     page = tmp_path / "docs" / "history.md"
     arguments = ("--table", "old_tasks", "--history", str(page), "--json")
-    code, said = place.call(cleanup_legacy, *arguments)
+    code, said = place.run(cleanup_legacy.main, *arguments)
     told = json.loads(said)["archive"]
     assert (code, told["rows"], told["dropped"]) == (0, 30, False)
     assert place.rows.execute("SELECT COUNT(*) FROM old_tasks")[0][0] == 30
-    code, said = place.call(cleanup_legacy, *arguments, "--drop", "--folder", str(tmp_path / "kept"))
+    code, said = place.run(cleanup_legacy.main, *arguments, "--drop", "--folder", str(tmp_path / "kept"))
     assert (code, json.loads(said)["archive"]["dropped"]) == (0, True)
     with gzip.open(next((tmp_path / "kept").glob("rows-*.gz")), "rt", encoding="utf-8") as lines:
         assert json.loads(next(lines))[:2] == [0, "größe 0"]
     text = page.read_text()
     assert text.count("old_tasks: 30 rows archived and") == 2
     assert text.count("# Migration history") == 1
-    code, said = place.call(cleanup_legacy, *arguments)
+    code, said = place.run(cleanup_legacy.main, *arguments)
     assert (code, said.strip()) == (2, "there is no table old_tasks")
 
 
@@ -145,10 +126,12 @@ def test_a_clean_up_that_was_cut_short_goes_on_with_the_table_that_it_had_rename
 
 
 def test_no_table_of_ours_is_taken_for_an_old_one(place: Place, tmp_path: Path) -> None:
-    code, said = place.call(cleanup_legacy, "--table", "tasks", "--drop", "--history", str(tmp_path / "h.md"))
+    code, said = place.run(
+        cleanup_legacy.main, "--table", "tasks", "--drop", "--history", str(tmp_path / "h.md")
+    )
     assert (code, "tasks is a table of this system" in said) == (2, True)
     assert place.rows.count("QUEUED") == 0
-    assert place.call(cleanup_legacy, "--drop")[0] == 2
+    assert place.run(cleanup_legacy.main, "--drop")[0] == 2
 
 
 def test_a_line_of_the_history_is_one_row_of_its_table(tmp_path: Path) -> None:
