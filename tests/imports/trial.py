@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -59,9 +59,10 @@ class Figures:
 
 
 class Beside(threading.Thread):
-    """Something that goes on until it is stopped. What it raises is raised by `stop`."""
+    """Something that goes on until it is stopped, each step as long after the last as that one says, in
+    seconds. What it raises is raised by `stop`."""
 
-    def __init__(self, step: Callable[[], None]) -> None:
+    def __init__(self, step: Callable[[], float]) -> None:
         super().__init__(daemon=True)
         self._step = step
         self._stopping = threading.Event()
@@ -69,8 +70,8 @@ class Beside(threading.Thread):
 
     def run(self) -> None:
         try:
-            while not self._stopping.is_set():
-                self._step()
+            while not self._stopping.wait(self._step()):
+                pass
         except BaseException as error:  # noqa: BLE001 - raised again where somebody looks
             self._error = error
 
@@ -97,7 +98,7 @@ class Trial:
         self._cancelled: set[str] = set()
         self._latencies: list[float] = []
         self._natives: list[int] = []
-        self._insertable: list[str] = []
+        self._read: deque[str] = deque()
 
     def _write_mapping(self, folder: Path) -> Path:
         shipped = (ROOT / "mappings" / "caption_tasks.toml").read_text()
@@ -178,22 +179,26 @@ class Trial:
 
     # --- what goes on beside it -------------------------------------------------------------------------
 
-    def _old_worker_step(self) -> None:
-        """Look, then take by a blind update, run, and end: with room in between for an import."""
-        query = f"SELECT id FROM {self.legacy.table} WHERE status = 'QUEUED' ORDER BY created_at LIMIT 20"
-        for (key,) in self.legacy.execute(query):
-            time.sleep(0.001)
-            try:
-                taken = self.legacy.set(key, status="RUNNING", started_at=_now())
-            except DBAPIError as error:
-                self.figures.refused_to_old_worker += REFUSAL in str(error)
-                continue
-            if taken:
-                handlers.write(str(self._ledger), key, "old")
-                self.legacy.set(key, status="COMPLETED", completed_at=_now())
-                self.figures.by_old_worker += 1
+    def _old_worker_step(self) -> float:
+        """Take the next of the rows that it read, by a blind update, run it, and end it; read more when there
+        are none. What it read may be an import's by then."""
+        if not self._read:
+            query = f"SELECT id FROM {self.legacy.table} WHERE status = 'QUEUED' ORDER BY created_at LIMIT 20"
+            self._read.extend(row.id for row in self.legacy.execute(query))
+        elif self._take(key := self._read.popleft()):
+            handlers.write(str(self._ledger), key, "old")
+            self.legacy.set(key, status="COMPLETED", completed_at=_now())
+            self.figures.by_old_worker += 1
+        return 0.001
 
-    def _application_step(self) -> None:
+    def _take(self, key: str) -> bool:
+        try:
+            return bool(self.legacy.set(key, status="RUNNING", started_at=_now()))
+        except DBAPIError as error:
+            self.figures.refused_to_old_worker += REFUSAL in str(error)
+            return False
+
+    def _application_step(self) -> float:
         """Insert some rows, cancel one now and then."""
         new = list(self.planted.rows(5, created_at=_now()))
         self.legacy.put(new)
@@ -206,14 +211,14 @@ class Trial:
             if key is not None and on.execute(statement, {"key": key}).rowcount:
                 self._cancelled.add(key)
         self.figures.cancelled_meanwhile = len(self._cancelled)
-        time.sleep(0.1)
+        return 0.1
 
-    def _submit_step(self) -> None:
+    def _submit_step(self) -> float:
         began = time.perf_counter()
         self._natives.append(self.stack.system.queue.submit(TaskRequest("test.noop", {})).task_id)
         took = time.perf_counter() - began
         self._latencies.append(took)
-        time.sleep(max(0.0, 0.005 - took))
+        return max(0.0, 0.005 - took)
 
     # --- the judgement ----------------------------------------------------------------------------------
 
