@@ -32,8 +32,10 @@ from config import Config, ConfigError
 from config_values import driver_url
 
 QUEUE_DATABASE = "rpa_db"
+CONNECT_TIMEOUT_SECONDS = 5
 HEALTH_TRIES = 3
 RETRY_SECONDS = 0.2
+TIMED_DRIVERS = ("pymysql", "mysqldb", "psycopg", "psycopg2")
 SQL_KINDS = {"mariadb": "mysql", "postgres": "postgresql"}
 
 Parameters = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
@@ -191,10 +193,13 @@ class DatabaseManager:
 
 def _make_engine(config: Config, name: str) -> Engine:
     url = _url(config, name)
-    options: dict[str, Any] = {}
+    # a server may have closed what nobody used for a while: asking first costs a trip, and saves a statement
+    options: dict[str, Any] = {"pool_pre_ping": True}
     if not (url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")):
         options["pool_size"], options["max_overflow"] = _pool_sizes(config, name)
     try:
+        if url.get_driver_name() in TIMED_DRIVERS:
+            options["connect_args"] = {"connect_timeout": CONNECT_TIMEOUT_SECONDS}
         return create_engine(url, **options)
     except ModuleNotFoundError as error:
         raise ConfigError([f"The database {name} needs {error.name}, which is not installed."]) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -12,7 +13,7 @@ from click.testing import CliRunner
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from app.distributed import DatabaseManager
+from app.distributed import DatabaseManager, databases
 from app.tasks.errors import DatabaseUnavailable
 from app.tasks.migrate import revisions
 from config import Config, ConfigError
@@ -111,6 +112,26 @@ def test_a_database_that_cannot_be_reached_is_told_without_its_password() -> Non
     with pytest.raises(DatabaseUnavailable, match="the database sales cannot be reached") as caught:
         named({"SALES_CONNECTION_STRING": NOWHERE}).execute_query("SELECT 1")
     assert "secret" not in str(caught.value)
+
+
+def test_a_connection_that_was_cut_while_nobody_used_it_costs_no_statement(
+    server_rows: Rows,
+) -> None:
+    found = DatabaseManager(Config.for_tests(DATABASE_URL=server_rows.url))
+    is_postgresql = server_rows.kind == "postgresql"
+    own = "SELECT pg_backend_pid()" if is_postgresql else "SELECT connection_id()"
+    [(number,)] = found.execute_query(own)
+    server_rows.execute(f"SELECT pg_terminate_backend({number})" if is_postgresql else f"KILL {number}")
+    assert found.execute_query("SELECT 1") == [(1,)]
+    found.close()
+
+
+def test_a_server_that_takes_the_call_and_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(databases, "CONNECT_TIMEOUT_SECONDS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://reader:secret@127.0.0.1:{silent.getsockname()[1]}/sales"
+        said = named({"SALES_CONNECTION_STRING": url}).health_check(retry=False)
+    assert (said["status"], said["error"]) == ("unhealthy", "DatabaseUnavailable")
 
 
 @pytest.mark.parametrize(
