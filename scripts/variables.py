@@ -97,7 +97,8 @@ def trace(flow: str, keys: tuple[str, ...], as_json: bool) -> None:
         return
     for key, places in steps.items():
         winner = next((place for place in places if place.text is not None), None)
-        click.echo(f"{key} = {values[key]}")
+        meaning = f"   ({KEYS[key].meaning})" if key in KEYS else ""
+        click.echo(f"{key} = {values[key]}{meaning}")
         for place in places:
             mark = ">" if place is winner else " "
             click.echo(

@@ -34,12 +34,13 @@ FLOW_CHARACTERS = 60
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A setting that every flow has: what it may be, what it is by default, what it says."""
+    """A setting that every flow has: how its text is read, what it is by default, what it may be, what it
+    is for."""
 
     reads: TypeAdapter[Any]
     default: Any
+    may_be: str
     meaning: str
-    says: str
 
 
 def _whole(low: int, high: int) -> TypeAdapter[Any]:
@@ -85,14 +86,14 @@ class ConfigManager:
     """The settings of one flow, read anew with each call: a flag that is changed holds for the next run."""
 
     def __init__(self, flow: str, *, config: Config | None = None, database: Database | None = None) -> None:
-        """`config` is what the environment says by default, `database` the one of DATABASE_URL. Raises
-        `ConfigError` for a flow's name that no variable can spell."""
+        """`config` is what the environment says by default; without `database`, the one of DATABASE_URL is
+        asked, over a connection for each question. Raises `ConfigError` for a flow's name that no variable
+        can spell."""
         if not 0 < len(flow) <= FLOW_CHARACTERS or not re.search(r"[A-Za-z0-9]", flow):
             raise ConfigError([f"A flow's name must be 1 to {FLOW_CHARACTERS} characters, with a letter."])
         self.flow = flow
         self._config = Config() if config is None else config
-        self._database = database or Database(self._config.DATABASE_URL, pool_size=1)
-        self._stored = StoredVariables(self._database)
+        self._given = database
         self.tier: str = self._config.APP_ENV
 
     def get_variable(self, key: str, default: Any = None) -> Any:
@@ -122,13 +123,22 @@ class ConfigManager:
         last = [f"{DEFAULTS_FLOW}_{word}", f"{tier}_{DEFAULTS_FLOW}_{word}"]
         stored_last = f"{tier}.{DEFAULTS_FLOW}.{word}"
         by_environment = [self._by_environment(name.upper()) for name in first]
-        stored = self._stored.get([*then, stored_last])
+        stored = self._stored([*then, stored_last])
         return [
             *by_environment,
             *(Place(name, "stored", stored.get(name)) for name in then),
             *(self._by_environment(name.upper()) for name in last),
             Place(stored_last, "stored", stored.get(stored_last)),
         ]
+
+    def _stored(self, names: list[str]) -> dict[str, str]:
+        if self._given is not None:
+            return StoredVariables(self._given).get(names)
+        own = Database(self._config.DATABASE_URL, pool_size=1)
+        try:
+            return StoredVariables(own).get(names)
+        finally:
+            own.dispose()
 
     def _by_environment(self, name: str) -> Place:
         text = self._config.variable(name)
@@ -139,15 +149,15 @@ def read_value(key: str, text: str, *, name: str, default: Any = None) -> Any:
     """A key's value from its text. Raises `ConfigError` naming `name`."""
     known = KEYS.get(small(key))
     if known is not None:
-        adapter, meaning = known.reads, known.meaning
+        adapter, may_be = known.reads, known.may_be
     elif type(default) in _BY_DEFAULT:
-        adapter, meaning = _BY_DEFAULT[type(default)]
+        adapter, may_be = _BY_DEFAULT[type(default)]
     else:
         return text
     try:
         return adapter.validate_python(text)
     except ValidationError:
-        raise ConfigError([f"{name} must be {meaning}, not {text[:60]!r}."]) from None
+        raise ConfigError([f"{name} must be {may_be}, not {text[:60]!r}."]) from None
 
 
 def small(name: str) -> str:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
 
 from app.tasks.database import Database
-from app.tasks.errors import SchemaMissing
+from app.tasks.errors import DatabaseUnavailable, SchemaMissing
 from app.tasks.schema import database_now, variables
 
 NAME = re.compile(r"(?:(?:development|staging|production)\.[a-z0-9_]+|global)\.[a-z0-9_]+")
 NAME_CHARACTERS = 190
 VALUE_CHARACTERS = 2000
+TRIES = 5
 
 
 class WrongVariable(ValueError):
@@ -52,13 +54,20 @@ class StoredVariables:
         if not value.strip() or len(value) > VALUE_CHARACTERS:
             raise WrongVariable(f"the value of {name} must be 1 to {VALUE_CHARACTERS} characters of text")
 
-        def work(on: Connection) -> None:
-            on.execute(delete(variables).where(variables.c.name == name))
-            on.execute(insert(variables).values(name=name, value=value.strip(), updated_at=database_now()))
-
-        self._database.run(work)
+        for _ in range(TRIES):
+            try:
+                return self._database.run(lambda on: _put(on, name, value.strip()))
+            except IntegrityError:
+                continue  # somebody else stored it first: there is a row to change now
+        raise DatabaseUnavailable(f"{name} was stored and removed by others again and again; try again")
 
     def remove(self, name: str) -> bool:
         """Forget a variable; false if there was none."""
         query = delete(variables).where(variables.c.name == name)
         return self._database.run(lambda on: on.execute(query).rowcount) == 1
+
+
+def _put(on: Connection, name: str, value: str) -> None:
+    new = {"value": value, "updated_at": database_now()}
+    if not on.execute(update(variables).where(variables.c.name == name).values(**new)).rowcount:
+        on.execute(insert(variables).values(name=name, **new))

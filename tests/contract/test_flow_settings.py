@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from app.distributed import ConfigManager
+from app.distributed import ConfigManager, flow_settings
 from app.distributed.variables import StoredVariables, WrongVariable
 from app.tasks.database import Database
 from config import Config, ConfigError
 from scripts import variables as command
+from tests.contract.parts import at_once
 from tests.contract.rows import Rows
 
 # From the strongest place to the weakest.
@@ -135,6 +136,32 @@ def test_a_name_that_no_lookup_asks_for_is_not_stored(sqlite_rows: Rows, name: s
         StoredVariables(sqlite_rows.database).set(name, "1")
     with pytest.raises(WrongVariable, match=r"the value of global\.max_retries"):
         StoredVariables(sqlite_rows.database).set("global.max_retries", " ")
+
+
+def test_many_who_store_one_variable_at_once_leave_one_of_their_values(rows: Rows) -> None:
+    stored = StoredVariables(rows.database)
+    work = [lambda n=n: stored.set("global.max_retries", str(n)) for n in range(8)]
+    for _ in range(5):
+        rows.execute("DELETE FROM variables")
+        assert at_once(work) == [None] * 8
+    assert stored.all()["global.max_retries"] in {str(n) for n in range(8)}
+
+
+def test_a_manager_without_a_database_keeps_no_connection(
+    rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is made for each run of a flow."""
+    made: list[Database] = []
+
+    class Seen(Database):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            made.append(self)
+
+    monkeypatch.setattr(flow_settings, "Database", Seen)
+    found = ConfigManager("survey", config=Config.for_tests(DATABASE_URL=rows.url))
+    assert found.get_variable("max_retries") == 3
+    assert ["Connections in pool: 0" in one._auto.pool.status() for one in made] == [True]
 
 
 def test_a_database_without_tables_has_nothing_stored(tmp_path: Any) -> None:
