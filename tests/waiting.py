@@ -1,6 +1,7 @@
 """Where the tests wait: polling for a condition until a deadline, the only sleep outside of handlers.
 
-A handler under test may sleep: that is the work, or the misbehaviour, that it stands for.
+A handler under test may sleep: that is the work, or the misbehaviour, that it stands for. So may a process
+that stands for a client, between two of its submissions.
 """
 
 from __future__ import annotations

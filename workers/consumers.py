@@ -320,6 +320,7 @@ class DatabaseConsumer:
     def accept(self, answer: TicketClaims) -> None:
         self._hopeful = bool(answer.won)
         self._in_doubt = not answer.won
+        self.contested = self.contested and self._in_doubt
 
     def abandon(self) -> None:
         """Nothing was taken out of anywhere."""
