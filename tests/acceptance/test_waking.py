@@ -106,16 +106,19 @@ def test_a_row_that_somebody_held_when_the_poller_looked_starts_once_it_is_free(
     mariadb_server: MariaDbServer, redis_server: RedisServer, redis_url: str, make_stack: StackMaker
 ) -> None:
     """A claim passes over locked rows: that it won nothing is no proof that nothing waits. The sweeper, which
-    rings again for what it sees waiting, is frozen."""
+    rings again for what it sees waiting, is frozen where it holds no row that this test will write."""
     with mariadb_server.database() as database_url:
         stack = make_stack(database_url, redis_url, RQ_HYBRID_MODE=True, RQ_ROLLOUT_PERCENT=0)
         stack.start_pool(workers=1)
         submit_and_await(stack, times=1)
         queue, store = stack.system.queue, stack.system.store
-        sweeper = str(
-            wait_until(lambda: store.registry.lock_holder("sweeper"), deadline_seconds=20, what="it")
+        named = wait_until(lambda: store.registry.lock_holder("sweeper"), deadline_seconds=20, what="it")
+        sweeper = int(str(named).split(":")[1])
+        wait_until(
+            lambda: is_frozen_in_no_transaction(sweeper, mariadb_server),
+            deadline_seconds=20,
+            what="the sweeper to be stopped between two transactions",
         )
-        os.kill(int(sweeper.split(":")[1]), signal.SIGSTOP)
         queue.waking.due()  # the frozen one's wait is over, too: who waits now is a worker
         wait_until(lambda: has_heard(redis_server, workers=2), deadline_seconds=20, what="both to sleep")
         queue.pause([Priority.LOW])
@@ -126,6 +129,20 @@ def test_a_row_that_somebody_held_when_the_poller_looked_starts_once_it_is_free(
             wait_until(lambda: has_heard(redis_server, workers=2), deadline_seconds=20, what="a look by all")
             assert stack.count(Status.QUEUED) == 1
         await_all(stack)
+
+
+def is_frozen_in_no_transaction(process: int, server: MariaDbServer) -> bool:
+    """Stop the process; where a transaction is open then, which may be its own, let it go on again."""
+    os.kill(process, signal.SIGSTOP)
+    wait_until(lambda: _state(process) == "T", deadline_seconds=20, what="the process to stop")
+    if not server.execute("SELECT trx_id FROM information_schema.innodb_trx"):
+        return True
+    os.kill(process, signal.SIGCONT)
+    return False
+
+
+def _state(process: int) -> str:
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def has_heard(server: RedisServer, *, workers: int) -> bool:

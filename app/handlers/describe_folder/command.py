@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -113,10 +114,33 @@ def _run(
     with screen_for(len(pictures)) as screen:
         run = FolderRun(api, journal, screen, priority=priority, salt=salt)
         try:
-            run.run(pictures)
+            with _stopped_by_ctrl_c(run):
+                run.run(pictures)
         except KeyboardInterrupt:
             screen.note("Stopped.")
     return run.described, run.failed
+
+
+@contextmanager
+def _stopped_by_ctrl_c(run: FolderRun) -> Iterator[None]:
+    """The first Ctrl+C stops the run between two steps, where each picture that ended has its line and is
+    counted; a second one does not wait for the server's answer."""
+    asked = False
+
+    def stop(*_: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        run.stop()
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+        if asked:
+            raise KeyboardInterrupt
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -72,16 +72,21 @@ class FolderRun:
         self._submit_after = 0.0
         self._heard_at: float | None = None
         self._alone_until: float | None = None
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Let `run` return after the step that it is in; what it has under way stays with the server."""
+        self._stopping = True
 
     def run(self, pictures: Iterable[Picture]) -> None:
-        """Describe the pictures; returns when each has its line.
+        """Describe the pictures; returns when each has its line, or soon after `stop`.
 
         Raises `FolderNotAllowed`, or a `ServerTrouble` when the server is not there, goes away for more
         than 30 seconds, or refuses the whole request. What was done before stays done.
         """
         self._waiting.extend(pictures)
         pause = SHORTEST_PAUSE_SECONDS
-        while self._waiting or self._under_way:
+        while (self._waiting or self._under_way) and not self._stopping:
             moved = self._patiently(self._submit) or self._patiently(self._collect)
             pause = SHORTEST_PAUSE_SECONDS if moved else min(pause * 1.5, LONGEST_PAUSE_SECONDS)
             if not moved:
