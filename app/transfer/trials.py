@@ -29,7 +29,8 @@ def trial(run: str, number: int, priority: Priority = Priority.NORMAL) -> TaskRe
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """Test tasks of every priority, followed to their end: where they began, and what did not complete."""
+    """Test tasks of every priority, followed to their end: where they began, and what did not complete.
+    `gone`: accepted, and no longer there."""
 
     first_statuses: dict[str, int]
     refused: list[str]
@@ -37,8 +38,16 @@ class Followed:
     not_completed: Mapping[int, Status]
 
     @property
+    def accepted(self) -> int:
+        return sum(self.first_statuses.values())
+
+    @property
+    def gone(self) -> int:
+        return self.accepted - self.completed - len(self.not_completed)
+
+    @property
     def good(self) -> bool:
-        return not self.refused and not self.not_completed
+        return not self.refused and self.completed == self.accepted
 
 
 def follow(

@@ -29,9 +29,8 @@ def follow(system: System, count: int, limit_seconds: float, *, as_json: bool) -
         "completed": done.completed,
         "not_completed": {str(task_id): status.value for task_id, status in done.not_completed.items()},
     }
-    total = done.completed + len(done.not_completed)
     lines = [f"{status} at first: {number}" for status, number in sorted(done.first_statuses.items())]
-    lines.append(f"completed: {done.completed} of {total}, refused: {len(done.refused)}")
+    lines.append(f"completed: {done.completed} of {done.accepted}, refused: {len(done.refused)}")
     lines += [f"  {task_id} is {status.value}" for task_id, status in list(done.not_completed.items())[:20]]
     say(value, "\n".join(lines), as_json=as_json)
     return GOOD if done.good else PROBLEM

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from app.system import System
-from app.tasks.model import Status
+from app.tasks.model import Status, Track
 from app.transfer.backup import Restore
 from app.transfer.baseline import Baseline
 from app.transfer.integrity import Rule, broken_rules, consistency_rules, task_rules, user_rules
@@ -88,20 +88,25 @@ def rules_hold(ground: Ground) -> Outcome:
 
 def judged(ground: Ground, trial: Followed, *, ended_before: int) -> Outcome:
     """Whether test tasks came to their end; those that stand behind a backlog need not, while that gets
-    shorter."""
-    total = trial.completed + len(trial.not_completed)
+    shorter and each track that they stand on has workers."""
     tracks = ", ".join(f"{count} {status}" for status, count in sorted(trial.first_statuses.items()))
-    said = f"{trial.completed} of {total} test tasks completed, at first {tracks or 'none'}"
+    said = f"{trial.completed} of {trial.accepted} test tasks completed, at first {tracks or 'none'}"
     if trial.refused:
         fix = "see that submission is open (the admin page), then --resume"
         return Outcome(False, f"{said}; {len(trial.refused)} refused: {trial.refused[0]}", fix)
-    if not trial.not_completed:
+    if trial.good:
         return Outcome(True, said)
-    ended = Sampler(ground.system).take().ended - ended_before
-    waiting = set(trial.not_completed.values()) <= {Status.QUEUED, Status.DISPATCHED, Status.PROCESSING}
-    if waiting and ended:
-        return Outcome(True, f"{said}; the others stand behind a backlog, of which {ended:,} ended meanwhile")
+    if trial.gone:
+        fix = "let nobody remove test tasks beside a procedure, then --resume"
+        return Outcome(False, f"{said}; {trial.gone} are gone", fix)
+    seen, left = Sampler(ground.system).take(), set(trial.not_completed.values())
+    unserved = [track for track in Track if track.waiting_status in left and not seen.workers[track]]
+    others = seen.ended - ended_before - trial.completed  # a purge makes it smaller
     fix = "see that workers live (python -m workers status) and that no queue is paused, then --resume"
+    if unserved:
+        return Outcome(False, f"{said}; no worker of the track {unserved[0]} lives", fix)
+    if left <= {Status.QUEUED, Status.DISPATCHED, Status.PROCESSING} and others > 0:
+        return Outcome(True, f"{said}; the rest stands behind a backlog, of which {others:,} ended meanwhile")
     return Outcome(False, said, fix)
 
 

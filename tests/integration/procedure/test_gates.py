@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from app.tasks.model import Priority
+from app.tasks.model import Priority, Status
 from app.tasks.routing import Intake
 from app.transfer import performance
 from app.transfer.performance import Performance
 from app.transfer.plans import Direction
 from app.transfer.preflight import Grade, preflight
 from app.transfer.procedure import finishing, moving, preparing, returning
-from app.transfer.procedure.gates import Outcome, rules_hold
+from app.transfer.procedure.gates import Outcome, judged, rules_hold
 from app.transfer.records import TransferRecords
+from app.transfer.sampling import Sampler
+from app.transfer.trials import Followed
 from config import ROOT
 from tests.integration.old_workers import STUBBORN, running
 from tests.integration.procedure.site import Site
@@ -61,6 +63,35 @@ def test_trials_close_if_nobody_works_or_submission_is_refused(place: Site) -> N
     assert closed(finishing.tasks_end(place.ground()), "0 of 20")
     place.system.queue.pause_intake(reason="closed", mode=Intake.REFUSE)
     assert closed(finishing.tasks_end(place.ground()), "refused")
+
+
+def trial(place: Site, completed: int, **left: int) -> Followed:
+    """Test tasks of which some completed, as their rows say, and others are where these statuses say."""
+    place.rows.put("COMPLETED", count=completed)
+    statuses = [Status(name) for name, count in left.items() for _ in range(count)]
+    accepted = {"DISPATCHED": completed + len(statuses)}
+    return Followed(accepted, [], completed, dict(enumerate(statuses)))
+
+
+def test_trials_are_no_backlog_of_their_own_and_a_track_without_workers_is_none(place: Site) -> None:
+    ground = place.ground()
+    ended = Sampler(place.system).take().ended
+    stuck = trial(place, 3, DISPATCHED=2)
+    registry = place.system.store.registry
+    registry.arrive("poller", host="here", pid=1, track="database", queues=["low"])
+    assert closed(judged(ground, stuck, ended_before=ended), "no worker of the track redis")
+    registry.arrive("redis", host="here", pid=2, track="redis", queues=["low"])
+    assert closed(judged(ground, stuck, ended_before=ended), "3 of 5")
+    assert closed(judged(ground, stuck, ended_before=ended + 9), "3 of 5")  # a purge took some meanwhile
+    place.rows.put("COMPLETED", count=4)
+    outcome = judged(ground, stuck, ended_before=ended)
+    assert (outcome.passed, "of which 4 ended" in outcome.said) == (True, True)
+
+
+def test_trials_that_somebody_removed_have_not_come_to_their_end(place: Site) -> None:
+    removed = Followed({"DISPATCHED": 5}, [], 2, {})
+    assert not removed.good
+    assert closed(judged(place.ground(), removed, ended_before=0), "2 of 5", "3 are gone")
 
 
 def test_the_watch_closes_without_workers_and_under_a_fallback(place: Site) -> None:
