@@ -61,7 +61,9 @@ def import_rows(ground: Ground) -> Outcome:
         return Outcome(True, "the rows are tasks of ours already")
     table = table_of(ground.system.queue, Path(ground.plan.choices.source))
     try:
-        _importer(ground, table).run()
+        mover = _importer(ground, table)
+        if mover is not None:
+            mover.run()
     except Superseded as error:
         ground.check()
         return Outcome(False, str(error), "--resume begins another import")
@@ -75,8 +77,9 @@ def import_rows(ground: Ground) -> Outcome:
     return Outcome(True, f"{said}, {totals.quarantined:,} put aside")
 
 
-def _importer(ground: Ground, table: LegacyTable) -> Mover:
-    """A new one, or one that goes on where an import was cut short."""
+def _importer(ground: Ground, table: LegacyTable) -> Mover | None:
+    """A new one, or one that goes on where an import was cut short; None if one was complete, and no row has
+    come since."""
     queue, choices = ground.system.queue, ground.plan.choices
     cut_short = TransferRecords(ground.system.store.database).open_ones(Direction.IMPORT)
     if cut_short:
@@ -86,6 +89,8 @@ def _importer(ground: Ground, table: LegacyTable) -> Mover:
     else:
         consent = Consent(choices.alter, choices.install_guard, choices.old_workers_stopped)
         plan = plan_import(queue, table, Scope())
+        if "import" in ground.facts and not sum(plan.rows.values()):
+            return None
         mover = start_import(queue, table, plan, ground.plan.limits, consent, watcher=ground.watcher)
     ground.facts["import"] = mover.transfer_id
     ground.keep()
@@ -158,12 +163,18 @@ def canaries_proven(ground: Ground) -> Outcome:
 
 
 def none_quarantined(ground: Ground) -> Outcome:
-    """Rows that cannot become tasks are put aside by the move; somebody has to decide about them."""
-    totals = BatchRecords(ground.system.store.database).totals(ground.facts["transfer"])
-    if not totals.quarantined:
+    """Rows that cannot become tasks are put aside by import and move; somebody has to decide about them."""
+    batches = BatchRecords(ground.system.store.database)
+    moves = [ground.facts[name] for name in ("import", "transfer") if name in ground.facts]
+    aside = sum(batches.totals(transfer_id).quarantined for transfer_id in moves)
+    if not aside:
         return Outcome(True, "no row is in quarantine")
+    counts = ground.system.store.queries.counts([Status.QUARANTINED])
+    still = min(aside, sum(counts[Status.QUARANTINED].values()))
+    if not still:
+        return Outcome(True, f"{aside:,} rows were put aside, and none is in quarantine any more")
     fix = "decide about them (docs/operating.md), or confirm a plan with --accept quarantine; then --resume"
-    return Outcome(False, f"{totals.quarantined:,} rows are in quarantine", fix)
+    return Outcome(False, f"{still:,} rows are in quarantine", fix)
 
 
 def all_verified(ground: Ground) -> Outcome:

@@ -170,6 +170,23 @@ def test_quarantine_closes_for_a_row_that_was_put_aside(place: Site) -> None:
     assert closed(moving.none_quarantined(ground), "1 rows are in quarantine")
 
 
+def test_rows_put_aside_are_known_to_the_quarantine_and_open_it_once_somebody_has_decided(
+    place: Site,
+) -> None:
+    legacy = CaptionQueue(place.rows.engine)
+    legacy.put([legacy.row(1), legacy.row(2, settings_json="{")])
+    source = str(ROOT / "mappings" / "caption_tasks.toml")
+    ground = place.ground(source=source, alter=True, old_workers_stopped=True)
+    first = moving.import_rows(ground)
+    assert "1 rows of caption_generation_tasks have become tasks, 0 are queued, 1 put aside" in first.said
+    assert moving.move(ground).passed
+    assert closed(moving.none_quarantined(ground), "1 rows are in quarantine")
+    assert moving.import_rows(ground).said == first.said  # as after a resume: no other import begins
+    [task_id] = place.rows.execute("SELECT id FROM tasks WHERE status = 'QUARANTINED'")[0]
+    place.system.queue.retry(task_id)
+    assert moving.none_quarantined(ground).passed
+
+
 def test_the_verification_closes_for_a_row_left_behind(place: Site) -> None:
     place.submit(4)
     ground = place.ground()
