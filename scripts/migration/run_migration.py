@@ -83,7 +83,7 @@ class Asked:
     "accepted",
     multiple=True,
     type=click.Choice(sorted(ACCEPTABLE)),
-    help="Let this gate pass though it does not hold.",
+    help="Let this gate pass though it does not hold; also with --resume.",
 )
 @click.option("--stop-pid-file", "pid_files", multiple=True, type=click.Path(), help="Old workers to stop.")
 @click.option("--source", type=click.Path(), help="A mapping file of another task table.")
@@ -135,7 +135,7 @@ def obey(system: System, asked: Asked) -> int:
 def go_on(system: System, asked: Asked) -> int:
     with Shown(asked) as listener:
         if asked.verb == "resume":
-            runner = verbs.resume(system, listener=listener)
+            runner = verbs.resume(system, accepted=asked.choices.accepted, listener=listener)
             return tell(_last(system), asked, good=True) if runner is None else run(runner, asked)
         runner = verbs.roll_back(
             system,

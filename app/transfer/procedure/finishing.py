@@ -67,7 +67,7 @@ def fast_enough(ground: Ground) -> Outcome:
         f"{done.mean_seconds * 1000:.1f} ms on average of {done.submissions} submissions,"
         f" {done.accepted_at_once} of {done.at_once} at once accepted"
     )
-    fix = "see what the servers do beside this, or confirm a plan with --accept performance; then --resume"
+    fix = "see what the servers do beside this, then --resume"
     return Outcome(True, said) if done.good else Outcome(False, "; ".join([said, *done.shortfalls]), fix)
 
 

@@ -173,7 +173,7 @@ def none_quarantined(ground: Ground) -> Outcome:
     still = min(aside, sum(counts[Status.QUARANTINED].values()))
     if not still:
         return Outcome(True, f"{aside:,} rows were put aside, and none is in quarantine any more")
-    fix = "decide about them (docs/operating.md), or confirm a plan with --accept quarantine; then --resume"
+    fix = "decide about them (docs/operating.md), then --resume"
     return Outcome(False, f"{still:,} rows are in quarantine", fix)
 
 

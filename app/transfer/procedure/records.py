@@ -7,7 +7,7 @@ name. An operator steers it by its state.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -87,8 +87,16 @@ class ProcedureRecords:
 
         return self.get(self._database.run(work))
 
-    def take(self, procedure_id: int, *, holder: str, is_dead: Callable[[str], bool]) -> Procedure:
-        """Become the holder of an open procedure whose process is gone; it runs from now on.
+    def take(
+        self,
+        procedure_id: int,
+        *,
+        holder: str,
+        is_dead: Callable[[str], bool],
+        accepted: Collection[str] = (),
+    ) -> Procedure:
+        """Become the holder of an open procedure whose process is gone; it runs from now on, and lets the
+        gates in `accepted` pass as well.
 
         Raises `NotPossible` for one that has ended, or whose holder lives.
         """
@@ -99,7 +107,9 @@ class ProcedureRecords:
                 raise NotPossible(f"procedure {procedure_id} is {row.state}: there is nothing to resume")
             if row.holder not in (None, holder) and row.left_over and not is_dead(row.holder):
                 raise NotPossible(f"procedure {procedure_id} is run by {row.holder}, which is alive")
-            self._hold(on, procedure_id, holder, State.RUNNING)
+            record = json.loads(row.record)
+            record["facts"]["accepted"] = sorted({*record["facts"].get("accepted", ()), *accepted})
+            self._hold(on, procedure_id, holder, State.RUNNING, record=json.dumps(record))
 
         self._database.run(work)
         return self.get(procedure_id)

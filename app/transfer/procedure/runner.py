@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ class Runner:
         self._listener = listener or Listener()
         self._phase = procedure.phase
         self._record: dict[str, Any] = deepcopy(dict(procedure.record))
+        self._accepted = {*procedure.plan.choices.accepted, *self._record["facts"].get("accepted", ())}
         self._noted = time.monotonic()
         self._ground = Ground(
             system=system,
@@ -121,9 +123,12 @@ class Runner:
         if gate.once and said.get(gate.name, {}).get("passed"):
             return
         outcome = self._opened(gate)
-        accepted = not outcome.passed and gate.acceptable and gate.name in self._ground.plan.choices.accepted
+        acceptable = not outcome.passed and gate.acceptable
+        accepted = acceptable and gate.name in self._accepted
         if accepted:
             outcome = Outcome(True, f"accepted though {outcome.said}")
+        elif acceptable:
+            outcome = replace(outcome, fix=f"{outcome.fix}; or --resume --accept {shlex.quote(gate.name)}")
         said[gate.name] = asdict(outcome) | {"at": _now(), "accepted": accepted}
         self._save()
         self._listener.gate(phase, gate.name, outcome)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,15 +29,19 @@ def begin(system: System, plan: ProcedurePlan, *, confirmed: str, listener: List
     return Runner(system, procedure, holder=holder, listener=listener)
 
 
-def resume(system: System, *, listener: Listener | None = None) -> Runner | None:
-    """Go on with the open procedure, at the phase where it was cut short. None: it was merely paused, and its
-    process goes on. Raises `NotPossible`."""
+def resume(
+    system: System, *, accepted: Collection[str] = (), listener: Listener | None = None
+) -> Runner | None:
+    """Go on with the open procedure, at the phase where it was cut short; the gates in `accepted` need not
+    hold. None: it was merely paused, and its process goes on. Raises `NotPossible`."""
     records = ProcedureRecords(system.store.database)
     found = open_procedure(system)
+    if accepted and _lives(found):
+        raise NotPossible(f"procedure {found.procedure_id} runs: accept a gate once it has stopped there")
     if wake(system, found) and _lives(found):
         return None
     holder = this_process()
-    taken = records.take(found.procedure_id, holder=holder, is_dead=is_dead)
+    taken = records.take(found.procedure_id, holder=holder, is_dead=is_dead, accepted=accepted)
     return Runner(system, taken, holder=holder, listener=listener)
 
 

@@ -128,6 +128,23 @@ def test_a_gate_that_the_plan_accepts_lets_the_walk_pass(place: Site, walk: Walk
     )
 
 
+def test_a_gate_that_stopped_the_walk_can_be_accepted_by_the_resume(place: Site, walk: Walk) -> None:
+    walk.closed = {"migrate", "validate"}
+    with pytest.raises(GateClosed) as stopped:
+        place.begin().run()
+    assert stopped.value.outcome.fix == "mend it; or --resume --accept migrate"
+    first = verbs.resume(place.system, accepted=["migrate"])
+    assert first is not None
+    with pytest.raises(NotPossible, match="runs: accept a gate once it has stopped"):
+        verbs.resume(place.system, accepted=["validate"])
+    with pytest.raises(GateClosed, match="validate was tried"):
+        first.run()
+    second = verbs.resume(place.system, accepted=["validate"])
+    assert second is not None
+    done = second.run()
+    assert (done.state, done.record["facts"]["accepted"]) == (State.COMPLETED, ["migrate", "validate"])
+
+
 def test_what_a_gate_raises_closes_it(place: Site, walk: Walk) -> None:
     def fail(_: Ground) -> None:
         raise DatabaseUnavailable("it went away")
