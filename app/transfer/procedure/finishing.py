@@ -57,8 +57,9 @@ def open_submission(ground: Ground) -> Outcome:
 
 def release(ground: Ground) -> None:
     """Let held tasks go, if we hold them."""
-    if ground.facts.pop("held", False):
+    if ground.facts.get("held"):
         ground.system.queue.resume_intake()
+        del ground.facts["held"]  # once it is so: what fails is tried again by the next one
 
 
 def fast_enough(ground: Ground) -> Outcome:

@@ -31,11 +31,13 @@ def hold_submissions(ground: Ground) -> Outcome:
     if not ground.plan.choices.hold:
         return Outcome(True, "submission stays open")
     rules = ground.system.store.routing.refresh().values()
-    if any(route.intake is not Intake.OPEN for route in rules):
+    ours = ground.facts.get("held", False)  # of a process that was killed under it
+    if not ours and any(route.intake is not Intake.OPEN for route in rules):
         return Outcome(True, "submission is closed already, and not by us")
+    ground.facts["held"] = True
+    ground.keep()  # before it begins: whoever resumes or aborts has to end it
     duration = timedelta(minutes=HOLD_MINUTES)
     ground.system.queue.pause_intake(reason="migration to Redis", mode=Intake.HOLD, duration=duration)
-    ground.facts["held"] = True
     return Outcome(True, f"new tasks are held, for {HOLD_MINUTES} minutes at most")
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from app.tasks.errors import DatabaseUnavailable
 from app.tasks.model import Priority, Status
 from app.tasks.routing import Intake
 from app.transfer import performance
@@ -114,6 +116,26 @@ def test_a_hold_is_ours_or_an_operators(place: Site) -> None:
     place.system.queue.pause_intake(reason="an operator's", mode=Intake.HOLD)
     assert "not by us" in moving.hold_submissions(place.ground(hold=True)).said
     assert "stays so" in finishing.open_submission(place.ground()).said
+
+
+def test_a_hold_is_written_down_before_it_begins_and_ended_though_the_first_try_failed(
+    place: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Any) -> None:
+        raise DatabaseUnavailable("it went away")
+
+    ground, kept = place.ground(hold=True), []
+    routing = place.system.store.routing
+    ground.keep = lambda: kept.append((ground.facts["held"], {r.intake for r in routing.refresh().values()}))
+    moving.hold_submissions(ground)
+    assert kept == [(True, {Intake.OPEN})]
+    # as after a kill: who goes on knows the hold as its own
+    assert "new tasks are held" in moving.hold_submissions(place.ground(hold=True)).said
+    with monkeypatch.context() as broken:
+        broken.setattr(type(place.system.queue), "resume_intake", fail)
+        with pytest.raises(DatabaseUnavailable):
+            finishing.open_submission(ground)
+    assert finishing.open_submission(ground).said == "submission is open"
 
 
 def test_the_move_sends_verified_canaries_first_and_counts_to_zero(place: Site) -> None:
