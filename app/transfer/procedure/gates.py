@@ -15,9 +15,11 @@ from app.system import System
 from app.tasks.model import Status, Track
 from app.transfer.backup import Restore
 from app.transfer.baseline import Baseline
+from app.transfer.errors import Superseded
 from app.transfer.integrity import Rule, broken_rules, consistency_rules, task_rules, user_rules
 from app.transfer.mover import Watcher
 from app.transfer.procedure.plan import ProcedurePlan
+from app.transfer.records import TransferRecords
 from app.transfer.sampling import Sampler
 from app.transfer.trials import Followed
 
@@ -53,6 +55,18 @@ class Ground:
         stem, dot, ending = name.partition(".")
         names = (f"{stem}{'' if n == 1 else f'-{n}'}{dot}{ending}" for n in range(1, 10_000))
         return next(path for path in map(self.folder.joinpath, names) if not path.exists())
+
+    def begun(self, fact: str, transfer_id: int) -> None:
+        """Write down a transfer before it moves anything, so that whoever pauses or aborts finds it. Raises
+        `Superseded`; then the transfer has ended."""
+        self.facts[fact] = transfer_id
+        try:
+            self.keep()
+            self.check()
+        except Superseded:
+            records = TransferRecords(self.system.store.database)
+            records.abort(transfer_id, reason="its procedure is no longer this process's")
+            raise
 
     def known(self, fact: str) -> Path | None:
         """A folder that an earlier gate has left, if it did."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 
 from app.tasks.errors import TaskError
@@ -94,8 +93,7 @@ def _importer(ground: Ground, table: LegacyTable) -> Mover | None:
         if "import" in ground.facts and not sum(plan.rows.values()):
             return None
         mover = start_import(queue, table, plan, ground.plan.limits, consent, watcher=ground.watcher)
-    ground.facts["import"] = mover.transfer_id
-    ground.keep()
+    ground.begun("import", mover.transfer_id)
     return mover
 
 
@@ -129,16 +127,19 @@ def _mover(ground: Ground) -> Mover | None:
     if found is not None and found.state is State.COMPLETED:
         return None
     if found is not None and found.state in OPEN and found.plan_hash == ground.plan.move.hash:
-        ground.facts["transfer"] = found.transfer_id
         steps = sum(kind == "canaries" for _, kind, _ in records.events(found.transfer_id))
-        canaries = _canaries(ground, ground.plan.choices.canaries[steps:])
-        take_up = partial(runs.resume, queue, Direction.DISPATCH, transfer_id=found.transfer_id)
-        return take_up(watcher=ground.watcher, canaries=canaries)
-    plan = make_plan(ground.system.store, Direction.DISPATCH, Scope())
-    canaries = _canaries(ground, ground.plan.choices.canaries)
-    mover = runs.start(queue, plan, ground.plan.limits, watcher=ground.watcher, canaries=canaries)
-    ground.facts["transfer"] = mover.transfer_id
-    ground.keep()
+        mover = runs.resume(
+            queue,
+            Direction.DISPATCH,
+            transfer_id=found.transfer_id,
+            watcher=ground.watcher,
+            canaries=_canaries(ground, ground.plan.choices.canaries[steps:]),
+        )
+    else:
+        plan = make_plan(ground.system.store, Direction.DISPATCH, Scope())
+        canaries = _canaries(ground, ground.plan.choices.canaries)
+        mover = runs.start(queue, plan, ground.plan.limits, watcher=ground.watcher, canaries=canaries)
+    ground.begun("transfer", mover.transfer_id)
     return mover
 
 

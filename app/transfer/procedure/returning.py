@@ -57,8 +57,7 @@ def _bring_back(ground: Ground) -> None:
         return
     plan = make_plan(ground.system.store, Direction.RECALL, scope)
     mover = runs.start(queue, plan, ground.plan.limits, take_over=True, watcher=ground.watcher)
-    ground.facts["recall"] = mover.transfer_id
-    ground.keep()
+    ground.begun("recall", mover.transfer_id)
     mover.run()
 
 

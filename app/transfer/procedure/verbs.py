@@ -57,8 +57,9 @@ def pause(system: System) -> Procedure:
     found = open_procedure(system)
     if not records.pause(found.procedure_id):
         raise NotPossible(f"procedure {found.procedure_id} does not run: it is {found.state.value}")
-    _steer_transfers(system, found, go_on=False)
-    return records.get(found.procedure_id)
+    paused = records.get(found.procedure_id)  # with the transfer that it may have begun meanwhile
+    _steer_transfers(system, paused, go_on=False)
+    return paused
 
 
 def abort(system: System, *, reason: str) -> Procedure:
@@ -70,16 +71,17 @@ def abort(system: System, *, reason: str) -> Procedure:
     found = open_procedure(system)
     if not records.abort(found.procedure_id, reason=reason):
         raise NotPossible(f"procedure {found.procedure_id} has ended meanwhile")
+    ended = records.get(found.procedure_id)
     transfers = TransferRecords(system.store.database)
-    for transfer_id in _transfers(found):
+    for transfer_id in _transfers(ended):
         transfers.abort(transfer_id, reason=reason)
-    if found.record["facts"].get("held"):
+    if ended.record["facts"].get("held"):
         system.queue.resume_intake()
     system.queue.waking.rules_changed()
-    what = f"procedure {found.procedure_id}: to Redis"
-    page = Path(found.plan.choices.history)
-    history.add(page, what=what, outcome="aborted", evidence=f"in the phase {found.phase.value}: {reason}")
-    return records.get(found.procedure_id)
+    what = f"procedure {ended.procedure_id}: to Redis"
+    page = Path(ended.plan.choices.history)
+    history.add(page, what=what, outcome="aborted", evidence=f"in the phase {ended.phase.value}: {reason}")
+    return ended
 
 
 def roll_back(

@@ -151,6 +151,15 @@ def test_the_move_sends_verified_canaries_first_and_counts_to_zero(place: Site) 
     assert last.transfer_id == place.facts["transfer"]
 
 
+def test_a_transfer_is_written_down_and_a_pause_heeded_before_it_moves_a_row(place: Site) -> None:
+    place.submit(3)
+    ground, seen = place.ground(), []
+    ground.keep = lambda: seen.append(("kept", ground.facts["transfer"] > 0))
+    ground.check = lambda: seen.append(("checked", place.rows.count("DISPATCHED")))
+    assert moving.move(ground).passed
+    assert seen[:2] == [("kept", True), ("checked", 0)]
+
+
 def test_the_move_closes_if_a_canary_is_not_clean_and_goes_on_when_it_is(
     place: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ from app.system import build_system
 from app.tasks.errors import DatabaseUnavailable
 from app.tasks.model import Priority
 from app.tasks.routing import Intake
+from app.transfer import runs
 from app.transfer.errors import NotPossible, Superseded
 from app.transfer.plans import Direction, Limits, Scope, make_plan
 from app.transfer.procedure import moving, phases, verbs
@@ -22,7 +23,7 @@ from app.transfer.procedure.phases import checklist
 from app.transfer.procedure.plan import Phase, make_procedure_plan
 from app.transfer.procedure.records import State
 from app.transfer.procedure.runner import GateClosed
-from app.transfer.runs import start
+from app.transfer.records import TransferRecords
 from config import Config
 from tests.integration.procedure.site import QUICK, Site
 from tests.waiting import wait_until
@@ -49,7 +50,9 @@ def test_there_is_no_plan_without_somewhere_to_go(place: Site) -> None:
     with pytest.raises(NotPossible, match="nothing to migrate"):
         make_procedure_plan(place.system, QUICK)
     place.system.queue.route(redis_percent=0)
-    mover = start(place.system.queue, make_plan(place.system.store, Direction.DISPATCH, Scope()), Limits())
+    mover = runs.start(
+        place.system.queue, make_plan(place.system.store, Direction.DISPATCH, Scope()), Limits()
+    )
     with pytest.raises(NotPossible, match=f"transfer {mover.transfer_id} is under way"):
         make_procedure_plan(place.system, QUICK)
     with pytest.raises(NotPossible, match="without Redis"):
@@ -164,6 +167,27 @@ def test_an_abort_ends_the_walk_at_its_next_step_and_is_written_down(place: Site
     assert "aborted | in the phase hybrid: changed our mind" in (place.folder / "history.md").read_text()
     with pytest.raises(NotPossible, match="no procedure is open"):
         verbs.abort(place.system, reason="again")
+
+
+def test_a_transfer_that_begins_while_somebody_aborts_is_aborted_too(
+    place: Site, walk: Walk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.submit(3)
+    walk.at["migrate"] = moving.move
+    begin = runs.start
+
+    def begin_beside_an_operator(*arguments: Any, **options: Any) -> Any:
+        mover = begin(*arguments, **options)
+        verbs.abort(place.system, reason="changed our mind")
+        return mover
+
+    monkeypatch.setattr(runs, "start", begin_beside_an_operator)
+    with pytest.raises(Superseded):
+        place.begin().run()
+    transfer = TransferRecords(place.system.store.database).latest()
+    assert transfer is not None
+    assert (transfer.state.value, place.rows.count("QUEUED")) == ("aborted", 3)
+    assert {route.transfer_id for route in place.system.store.routing.refresh().values()} == {None}
 
 
 def test_a_hold_ends_when_the_walk_stops_or_is_aborted(place: Site, walk: Walk) -> None:
