@@ -132,8 +132,10 @@ def roll_back_planned(
     reason: str,
     watcher: Watcher = _unwatched,
     waiting: Callable[[int], None] = lambda left: None,
+    begun: Callable[[int], None] = lambda transfer_id: None,
 ) -> RolledBack:
-    """Hold new tasks, let those that wait and run come to their end, then recall whatever is left.
+    """Hold new tasks, let those that wait and run come to their end, then recall whatever is left; `begun` is
+    told by which transfer, before a row moves.
 
     The hold ends with the rollback, whatever became of it, and by itself if this process is killed: from the
     recall on the routing alone keeps new tasks out of Redis. Held tasks go by the new routing. Where an
@@ -147,6 +149,7 @@ def roll_back_planned(
         undrained = drain(queue, scope.priorities, limit_seconds=drain_seconds, waiting=waiting)
         plan = make_plan(queue.store, Direction.RECALL, scope)
         mover = start(queue, plan, limits, take_over=True, watcher=watcher)
+        begun(mover.transfer_id)
         done = mover.run()
         left = sum(rows_to_move(queue.store, plan, queue.store.routing.refresh()).values())
     finally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from app.tasks.errors import TaskError
 from app.tasks.model import PRIORITIES, Priority
 from app.transfer import history, runs
@@ -44,7 +46,7 @@ def _bring_back(ground: Ground) -> None:
             return
     scope = Scope(_priorities(ground))
     if wanted.get("planned"):
-        done = runs.roll_back_planned(
+        runs.roll_back_planned(
             queue,
             scope,
             ground.plan.limits,
@@ -52,8 +54,8 @@ def _bring_back(ground: Ground) -> None:
             reason="planned rollback",
             watcher=ground.watcher,
             waiting=lambda _: ground.check(),
+            begun=partial(ground.begun, "recall"),
         )
-        ground.facts["recall"] = done.transfer_id
         return
     plan = make_plan(ground.system.store, Direction.RECALL, scope)
     mover = runs.start(queue, plan, ground.plan.limits, take_over=True, watcher=ground.watcher)

@@ -284,3 +284,13 @@ def test_the_way_back_closes_if_its_routing_is_changed_meanwhile(place: Site) ->
     assert closed(returning.routed_back(ground), "low")
     place.rows.change(place.rows.execute("SELECT MIN(id) FROM tasks")[0][0], status="DISPATCHED")
     assert closed(returning.all_back(ground), "MISMATCH")
+
+
+def test_a_planned_rollback_is_written_down_before_it_moves_a_row(place: Site) -> None:
+    place.submit(3)
+    ground, kept = place.ground(), []
+    assert moving.move(ground).passed
+    ground.keep = lambda: kept.append((ground.facts["recall"] > 0, place.rows.count("DISPATCHED")))
+    ground.facts["return"] = {"planned": True, "drain_seconds": 0.0}
+    assert returning.recall(ground).passed
+    assert (kept, place.rows.count("QUEUED")) == ([(True, 3)], 3)
