@@ -13,10 +13,10 @@ import structlog
 
 from app.handlers import settings as handler_settings
 from app.tasks.database import Database
-from app.tasks.errors import InvalidTask, RedisUnavailable, TaskError
+from app.tasks.errors import InvalidTask, RedisUnavailable, RoutingTaken, TaskError
 from app.tasks.handlers import HandlerRegistry, load_handlers
 from app.tasks.migrate import migrate
-from app.tasks.model import Priority, Ticket, Track
+from app.tasks.model import PRIORITIES, Priority, Ticket, Track
 from app.tasks.queue import TaskQueue
 from app.tasks.recurring import declared_schedules
 from app.tasks.schedule_requests import ScheduleRequest
@@ -201,14 +201,20 @@ class DatabaseClock:
 
 def _apply_mode(system: System) -> None:
     """A mode setting that changed since the last start goes into the routing; an unchanged one leaves
-    run-time switches alone."""
+    run-time switches alone. Beside a transfer it waits for a start after that, unless Redis is out of use:
+    then nothing but the database serves tasks."""
     store, percent = system.store, system.config.redis_percent
     store.routing.ensure(redis_percent=percent)
     now = f"{system.config.mode}:{percent}"
     before = store.registry.recall("mode settings")
     if before == now:
         return
-    store.registry.remember("mode settings", now)
     if before is not None:
-        store.routing.change(redis_percent=percent, fallback=False)
+        change = store.routing.change if system.tickets is None else store.routing.change_free
+        try:
+            change(PRIORITIES, redis_percent=percent, fallback=False)
+        except RoutingTaken as error:
+            log.warning("mode.left_to_transfer", transfer=error.transfer_id, before=before, now=now)
+            return
         log.info("mode.changed_by_settings", before=before, now=now)
+    store.registry.remember("mode settings", now)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from app.system import build_system
 from app.tasks.errors import DatabaseUnavailable
 from app.tasks.model import Priority
 from app.tasks.store.routing import RoutingTable
@@ -14,6 +15,7 @@ from app.transfer import runs
 from app.transfer.mover import Mover
 from app.transfer.plans import Direction, Limits, Scope, make_plan
 from app.transfer.records import TransferRecords
+from config import Config
 from scripts.migration import (
     migrate_database_tasks_to_rq,
     migrate_rq_to_database,
@@ -217,6 +219,24 @@ def test_no_mode_is_set_beside_a_transfer(place: Place) -> None:
     )
     code, said = place.call(set_mode.main, "database")
     assert (code, f"transfer {mover.transfer_id} has urgent" in said) == (2, True)
+
+
+def test_a_start_with_changed_settings_leaves_the_routing_to_a_transfer_while_there_is_redis(
+    place: Place,
+) -> None:
+    def percents_after_a_start(**settings: str) -> set[int]:
+        system = build_system(Config.for_tests(**place.settings | settings))
+        system.prepare()
+        system.close()
+        return {route.redis_percent for route in place.system.store.routing.refresh().values()}
+
+    plan = make_plan(place.system.store, Direction.DISPATCH, Scope())
+    mover = runs.start(place.system.queue, plan, Limits())
+    assert percents_after_a_start(RQ_HYBRID_MODE="false") == {0}
+    assert TransferRecords(place.system.store.database).abort(mover.transfer_id, reason="enough")
+    assert percents_after_a_start(RQ_HYBRID_MODE="false") == {100}
+    runs.start(place.system.queue, plan, Limits())
+    assert percents_after_a_start(RQ_ENABLED="false") == {0}
 
 
 def test_a_mode_needs_a_routing_and_says_how_to_get_one(place: Place) -> None:
