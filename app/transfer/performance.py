@@ -62,7 +62,7 @@ class Performance:
 def validate(system: System) -> Performance:
     """50 submissions one after the other, then 20 at once. They are test tasks and can be removed.
 
-    Raises `DatabaseUnavailable` only if none was accepted for that reason.
+    What cannot be submitted counts as refused, also while the database is away.
     """
     run = trials.new_run()
     one_by_one = [_timed(system, trials.trial(run, number)) for number in range(SUBMISSIONS)]

@@ -1,4 +1,4 @@
-"""From a system to the parts that verify it."""
+"""From a system to what a transfer needs of it: the parts that verify it, its settings, its mapping file."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ def mapping_file_of(system: System, given: Path | None) -> Path | None:
     """The mapping file that is meant: the given one, or else the setting's; None: our own table."""
     default = system.config.MIGRATION_SOURCE
     return given or (Path(default) if default else None)
+
+
+def settings_of(system: System) -> dict[str, str]:
+    """What is in force; secrets are not in it."""
+    return {name: system.config.shown(name) for name in type(system.config).model_fields}
 
 
 def time_limits_of(system: System) -> TimeLimits:

@@ -6,6 +6,7 @@ has to be started, the entrance does that, with what it has put into `parts.laun
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -135,7 +136,7 @@ def _go_on(system: System) -> Procedure:
     return found
 
 
-def _done(work: Any) -> dict[str, Any]:
+def _done(work: Callable[[], Procedure]) -> dict[str, Any]:
     """Raises 409 with the sentence of what stood against it."""
     try:
         found = work()
@@ -206,9 +207,7 @@ def _phase_json(found: Procedure, phase: Phase) -> dict[str, Any]:
         "name": phase.value,
         "reached": bool(said),
         "ended": "ended_at" in said,
-        "gates": [
-            {"name": gate.name, **gates.get(gate.name, {"passed": None, "said": ""})} for gate in GATES[phase]
-        ],
+        "gates": [{"name": gate.name, **gates.get(gate.name, _NOT_TRIED)} for gate in GATES[phase]],
     }
 
 

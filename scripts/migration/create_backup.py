@@ -9,7 +9,7 @@ import click
 from app.system import System
 from app.transfer import backup, baseline
 from app.transfer.progress import Progress
-from config import Config
+from app.transfer.wiring import settings_of
 from scripts.migration.commands import backups, baselines, json_option, running_system, say, stamp
 
 
@@ -35,7 +35,7 @@ def main(folder: Path | None, dump: bool, with_baseline: bool, baseline_only: bo
 
 
 def back_up(system: System, folder: Path, *, dump: bool, progress: Progress) -> dict[str, object]:
-    facts = {"settings": settings(system.config)}
+    facts = {"settings": settings_of(system)}
     done = backup.create(system.store.database, folder, facts=facts, with_dump=dump, progress=progress)
     return {"folder": str(folder), "tables": done["tables"], "dump": done["dumped_by"]}
 
@@ -44,11 +44,6 @@ def record(system: System, folder: Path, *, progress: Progress) -> dict[str, obj
     progress.stage("baseline")
     done = baseline.record(system.store.database, folder, progress=progress)
     return {"folder": str(folder), "rows": done["rows"]}
-
-
-def settings(config: Config) -> dict[str, str]:
-    """What was in force; secrets are not in it."""
-    return {name: config.shown(name) for name in type(config).model_fields}
 
 
 def text(made: dict[str, dict[str, object]]) -> str:

@@ -189,7 +189,8 @@ def stop_old_workers(ground: Ground) -> Outcome:
     files = [Path(name) for name in ground.plan.choices.pid_files]
     if not files:
         return Outcome(True, "pollers rest: the routing gives them nothing")
-    stopped = stop(files, limit_seconds=ground.plan.choices.running_seconds)
+    limit_seconds = ground.plan.choices.running_seconds
+    stopped = stop(files, limit_seconds=limit_seconds, waiting=lambda _: ground.check())
     if stopped.running:
         numbers = ", ".join(map(str, stopped.running))
         fix = "stop_legacy_workers.py --kill, when their tasks may be lost; then --resume"

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -133,4 +133,4 @@ def _with_share(system: System, choices: Choices) -> Choices:
         return choices
     of_settings = system.config.RQ_ROLLOUT_PERCENT
     percent = of_settings if 0 < of_settings < 100 else HYBRID_PERCENT
-    return Choices(**asdict(choices) | {"hybrid_percent": percent})
+    return replace(choices, hybrid_percent=percent)

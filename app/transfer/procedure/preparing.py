@@ -9,6 +9,7 @@ from app.transfer import backup, baseline, trials
 from app.transfer.preflight import Grade, preflight
 from app.transfer.procedure.gates import Gate, Ground, Outcome, has_backup, has_baseline, judged, rules_hold
 from app.transfer.sampling import Sampler
+from app.transfer.wiring import settings_of
 
 TRIALS_PER_PRIORITY = 25  # a hundred: at a share of ten percent, one in 40,000 runs sees no Redis
 SAMPLE_SECONDS = 2.0
@@ -28,9 +29,8 @@ def check_preflight(ground: Ground) -> Outcome:
 
 def make_backup(ground: Ground) -> Outcome:
     folder = ground.place("backup")
-    config = ground.system.config
-    shown = {name: config.shown(name) for name in type(config).model_fields}
-    backup.create(ground.system.store.database, folder, facts={"settings": shown})
+    facts = {"settings": settings_of(ground.system)}
+    backup.create(ground.system.store.database, folder, facts=facts)
     return has_backup(ground, folder)
 
 

@@ -235,8 +235,10 @@ def test_old_workers_close_if_they_do_not_stop(place: Site, tmp_path: Path) -> N
         file = tmp_path / "worker.pid"
         file.write_text(str(process.pid))
         assert moving.stop_old_workers(place.ground()).passed
-        ground = place.ground(pid_files=(str(file),))
+        ground, looks = place.ground(pid_files=(str(file),)), []
+        ground.check = lambda: looks.append(process.poll())
         assert closed(moving.stop_old_workers(ground), str(process.pid))
+        assert looks  # whoever pauses is heeded while they take their time
     assert moving.stop_old_workers(ground).passed
 
 
