@@ -10,9 +10,8 @@ import base64
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date
 from datetime import time as time_of_day
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -89,18 +88,16 @@ def _lines(on: Connection, name: str, columns: list[str], progress: Progress | N
     found = on.execution_options(yield_per=ROWS_AT_ONCE).execute(query)
     for part in found.partitions():
         for row in part:
-            yield json.dumps([_kept(value) for value in row], ensure_ascii=False)
+            yield json.dumps(list(row), ensure_ascii=False, default=_kept)
         if progress:
             progress.step(len(part))
 
 
 def _kept(value: Any) -> Any:
-    """A value as JSON has it. Bytes as base64; times, durations and exact numbers as text."""
+    """A value that JSON has no word for. Bytes as base64; times, exact numbers and all else as text."""
     if isinstance(value, bytes | bytearray | memoryview):
         return {"base64": base64.b64encode(bytes(value)).decode("ascii")}
-    if isinstance(value, datetime | date | time_of_day):
-        return value.isoformat()
-    return str(value) if isinstance(value, Decimal | timedelta) else value
+    return value.isoformat() if isinstance(value, date | time_of_day) else str(value)
 
 
 def _read_back(folder: Path, rows: int) -> None:

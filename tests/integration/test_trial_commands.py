@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from uuid import UUID
 
 import pytest
 
@@ -92,12 +93,15 @@ def test_a_percentile_is_the_smallest_value_that_so_many_do_not_exceed() -> None
 
 
 def test_a_clean_up_archives_the_old_table_before_it_drops_it(place: Place, tmp_path: Path) -> None:
-    place.rows.execute(
-        "CREATE TABLE old_tasks (id INTEGER PRIMARY KEY, note VARCHAR(20), price NUMERIC(8, 2))"
-    )
+    uuid = "UUID" if place.rows.kind == "postgresql" else "CHAR(36)"
+    columns = f"id INTEGER PRIMARY KEY, note VARCHAR(20), number {uuid}, price NUMERIC(8, 2)"
+    place.rows.execute(f"CREATE TABLE old_tasks ({columns})")
     for number in range(30):
         place.rows.execute(
-            "INSERT INTO old_tasks VALUES (:id, :note, 1.5)", id=number, note=f"größe {number}"
+            "INSERT INTO old_tasks VALUES (:id, :note, :uuid, 1.5)",
+            id=number,
+            note=f"größe {number}",
+            uuid=str(UUID(int=number)),
         )
     page = tmp_path / "docs" / "history.md"
     arguments = ("--table", "old_tasks", "--history", str(page), "--json")
@@ -108,7 +112,7 @@ def test_a_clean_up_archives_the_old_table_before_it_drops_it(place: Place, tmp_
     code, said = place.run(cleanup_legacy.main, *arguments, "--drop", "--folder", str(tmp_path / "kept"))
     assert (code, json.loads(said)["archive"]["dropped"]) == (0, True)
     with gzip.open(next((tmp_path / "kept").glob("rows-*.gz")), "rt", encoding="utf-8") as lines:
-        assert json.loads(next(lines))[:2] == [0, "größe 0"]
+        assert json.loads(next(lines))[:3] == [0, "größe 0", str(UUID(int=0))]
     text = page.read_text()
     assert text.count("old_tasks: 30 rows archived and") == 2
     assert text.count("# Migration history") == 1
