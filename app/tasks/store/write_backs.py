@@ -235,9 +235,15 @@ class WriteBacks:
 @contextmanager
 def passing_guard(on: Connection) -> Iterator[None]:
     """Statements inside the block are ours, should the table have a guard."""
-    begin, end = PASSES["mysql" if on.dialect.name == "mariadb" else on.dialect.name]
+    kind = "mysql" if on.dialect.name == "mariadb" else on.dialect.name
+    begin, end = PASSES[kind]
     on.exec_driver_sql(begin)
-    yield
+    try:
+        yield
+    except BaseException:
+        if kind == "mysql" and not on.invalidated:  # the others' passes are rolled back with the statement
+            on.exec_driver_sql(end)
+        raise
     on.exec_driver_sql(end)
 
 

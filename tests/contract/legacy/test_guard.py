@@ -8,6 +8,7 @@ from sqlalchemy.exc import DBAPIError
 from app.tasks.model import Completed, Failed
 from app.tasks.queue import TaskQueue
 from app.tasks.store import Store
+from app.tasks.store.write_backs import passing_guard
 from app.transfer.errors import NotPossible
 from app.transfer.legacy.beginning import Consent
 from app.transfer.legacy.guard import Guard
@@ -72,3 +73,19 @@ def test_a_guard_that_was_removed_or_changed_counts_as_none(
     table = " ON caption_generation_tasks" if rows.kind == "postgresql" else ""
     legacy.execute(f"DROP TRIGGER {guard.name}{table}")
     assert not guard.is_installed()
+
+
+def test_a_statement_of_ours_that_failed_leaves_no_pass_behind(
+    queue: TaskQueue, store: Store, legacy: CaptionQueue
+) -> None:
+    """Its connection is used again, by a handler's own statements too."""
+    [key] = legacy.put([legacy.row(1)])
+    imported(queue, consent=GUARDED)
+    with store.database.engine.connect() as on:
+        with pytest.raises(DBAPIError, match="nowhere"), passing_guard(on):
+            on.exec_driver_sql("UPDATE nowhere SET status = 'RUNNING'")
+        on.rollback()
+        with pytest.raises(DBAPIError, match=REFUSAL):
+            on.exec_driver_sql("UPDATE caption_generation_tasks SET status = 'RUNNING'")
+        on.rollback()
+    assert legacy.status(key) == "MOVED"
