@@ -15,11 +15,13 @@ from sqlalchemy import Engine, create_engine, event, select
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import (
     ArgumentError,
+    DataError,
     DBAPIError,
     IntegrityError,
     InterfaceError,
     NoSuchModuleError,
     OperationalError,
+    ProgrammingError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import PoolProxiedConnection
@@ -37,6 +39,10 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1", None)
 
 _DEADLOCK_CODES = {1213, 1205, 1020}  # MySQL: deadlock, lock wait time-out, record changed
 _DEADLOCK_STATES = {"40P01", "40001", "55P03"}  # PostgreSQL: deadlock, serialization, lock not available
+# What a sound server says of values and of a statement, and PyMySQL reports as if it had gone away.
+_VALUE_CODES = {1644, 3819, 4025, 3140}  # a trigger's signal, a check (MySQL's, MariaDB's), no JSON
+_STATEMENT_CODES = {1054}  # no such column
+_SIGNAL_STATE = "P0001"  # PostgreSQL: a trigger's exception
 _READ_ONLY_STATE = "25006"  # PostgreSQL: a standby, or a server that its operator made read-only
 
 
@@ -285,6 +291,23 @@ def is_deadlock(error: DBAPIError) -> bool:
     return "database is locked" in str(original)
 
 
+def refuses_values(error: DBAPIError) -> bool:
+    """True if the database is well and turns down what a row was to hold, by its type, a key, a check or a
+    trigger."""
+    if isinstance(error, IntegrityError | DataError) or _code_of(error) in _VALUE_CODES:
+        return True
+    return getattr(error.orig, "sqlstate", None) == _SIGNAL_STATE
+
+
+def is_refusal(error: DBAPIError) -> bool:
+    """True if the database is well and turns down the values or the statement: it would do so again."""
+    return refuses_values(error) or isinstance(error, ProgrammingError) or _code_of(error) in _STATEMENT_CODES
+
+
+def _code_of(error: DBAPIError) -> Any:
+    return next(iter(getattr(error.orig, "args", ())), None)
+
+
 def _translated(error: Exception) -> Exception:
     """Our error for what the driver said: the database is away, or it refused the statement."""
     if isinstance(error, PoolTimeout):
@@ -292,7 +315,8 @@ def _translated(error: Exception) -> Exception:
     assert isinstance(error, DBAPIError)
     if _misses_table(error):
         return SchemaMissing("the tables are missing: start the web app or the workers once")
-    if error.connection_invalidated or isinstance(error, OperationalError | InterfaceError):
+    away = isinstance(error, OperationalError | InterfaceError) and not is_refusal(error)
+    if error.connection_invalidated or away:
         return DatabaseUnavailable(f"the database did not answer: {_first_line(error.orig)}")
     if getattr(error.orig, "sqlstate", None) == _READ_ONLY_STATE:
         return DatabaseUnavailable("the database takes no writes now")

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError
+from sqlalchemy.exc import DBAPIError
 
-from app.tasks.database import Database
+from app.tasks.database import Database, is_refusal
 from app.tasks.errors import StatementRefused
 from app.tasks.model import ENDED, Claim, Completed, Outcome, Status
 from app.tasks.sources import Source, SourceKey, is_imported
@@ -31,7 +31,6 @@ PASSES = {
     "postgresql": ("SET LOCAL twintrack.writes = 'on'", "SET LOCAL twintrack.writes = 'off'"),
     "sqlite": ("UPDATE legacy_sources SET writing = 1", "UPDATE legacy_sources SET writing = 0"),
 }
-_REFUSALS = (IntegrityError, DataError, ProgrammingError)
 
 
 class End(NamedTuple):
@@ -121,7 +120,9 @@ class WriteBacks:
         if status is Status.COMPLETED:
             try:
                 changed = self._update(on, source, word, source.write_back.get(status.value, {}), ends)
-            except _REFUSALS as error:
+            except DBAPIError as error:
+                if not is_refusal(error):
+                    raise
                 raise StatementRefused(f"the legacy row refused its end ({type(error).__name__})") from error
         else:
             changed = self._tell(on, source, word, source.write_back.get(status.value, {}), ends)
@@ -135,7 +136,9 @@ class WriteBacks:
         try:
             with on.begin_nested():
                 return self._update(on, source, word, columns, ends)
-        except _REFUSALS:
+        except DBAPIError as error:
+            if not is_refusal(error):
+                raise
             if len(ends) > 1:
                 return sum(self._tell(on, source, word, columns, [end]) for end in ends)
             if columns:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DataError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from app.tasks.admission import user_slots
+from app.tasks.database import refuses_values
 from app.tasks.ids import IdSource
 from app.tasks.model import ENDED, Priority, Status, Ticket
 from app.tasks.queue import TaskQueue
@@ -218,8 +219,8 @@ class LegacyRows:
         return found
 
     def _fence(self, on: Connection, keys: Sequence[Any]) -> set[Any]:
-        """Mark the rows moved. Returns the keys of those whose table refuses it: a foreign key that points
-        to nothing does, where its index holds the status too."""
+        """Mark the rows moved. Returns the keys of those whose table refuses it: a trigger may, and a foreign
+        key that points to nothing does, where its index holds the status too."""
         if not keys:
             return set()
         table, words = self._table, self._table.mapping.status
@@ -231,7 +232,9 @@ class LegacyRows:
         try:
             with on.begin_nested():
                 changed, _ = table.run_by_keys(on, statement, keys, words.moved)
-        except (IntegrityError, DataError):
+        except DBAPIError as error:
+            if not refuses_values(error):
+                raise
             if len(keys) == 1:
                 return set(keys)
             half = len(keys) // 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from app.tasks.queue import TaskQueue
-from tests.contract.legacy.parts import CAPTIONS, ON_MARIADB, by_key, imported
+from tests.contract.legacy.parts import CAPTIONS, ON_MARIADB, ON_SERVERS, by_key, imported
 from tests.contract.rows import Rows
 from tests.legacy_tables import CaptionQueue
 
@@ -89,3 +89,24 @@ def test_a_row_whose_table_refuses_the_mark_is_named_and_spoils_no_other(
     named = {key for key, row in by_key(rows).items() if row["status"] == "QUARANTINED"}
     assert named == set(dangling)
     assert imported(queue, blind).moved == 0
+
+
+STAYS = {
+    "mysql": "CREATE TRIGGER their_own BEFORE UPDATE ON caption_generation_tasks FOR EACH ROW"
+    " IF OLD.id = '{key}' THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'this one stays'; END IF",
+    "postgresql": "CREATE OR REPLACE FUNCTION their_own() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+    " IF OLD.id = '{key}' THEN RAISE EXCEPTION 'this one stays'; END IF; RETURN NEW; END $$;"
+    " CREATE TRIGGER their_own BEFORE UPDATE ON caption_generation_tasks"
+    " FOR EACH ROW EXECUTE FUNCTION their_own()",
+}
+
+
+@ON_SERVERS
+def test_a_row_that_a_trigger_keeps_from_the_mark_is_named_and_spoils_no_other(
+    rows: Rows, legacy: CaptionQueue, queue: TaskQueue
+) -> None:
+    keys = legacy.put(legacy.row(number) for number in range(5))
+    legacy.execute(STAYS[rows.kind].replace("{key}", keys[3]))
+    assert imported(queue).moved == 4
+    assert by_key(rows)[keys[3]]["error"] == "the table refuses any change of the row's status"
+    assert legacy.status(keys[3]) == "QUEUED"

@@ -182,3 +182,29 @@ def test_tasks_that_were_not_imported_never_ask_for_a_legacy_row(rows: Rows, sto
 def test_a_key_of_imports_is_refused_in_a_submission(queue: TaskQueue) -> None:
     with pytest.raises(InvalidTask, match="must not begin with 'legacy:'"):
         queue.submit(request(idempotency_key="legacy:caption_tasks:1"))
+
+
+THEIR_CHANGES = {
+    "trigger": "CREATE TRIGGER their_own BEFORE UPDATE ON caption_generation_tasks FOR EACH ROW"
+    " SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'nobody ends a row today'",
+    "column": "ALTER TABLE caption_generation_tasks DROP COLUMN completed_at",
+}
+TOLD = {"trigger": ("MOVED", True), "column": ("FAILED", False)}
+
+
+@ON_MARIADB
+@pytest.mark.parametrize("change", ["trigger", "column"])
+def test_a_table_that_refuses_an_end_is_no_database_that_is_away(
+    rows: Rows, store: Store, queue: TaskQueue, legacy: CaptionQueue, change: str
+) -> None:
+    """Whoever took it for one would wait for it for ever, its worker with it."""
+    legacy.put([legacy.row(1)])
+    imported(queue)
+    [claim] = turn(store)
+    legacy.execute(THEIR_CHANGES[change])
+    with pytest.raises(StatementRefused, match="the legacy row refused its end"):
+        turn(store, [Completed(claim, "{}")])
+    turn(store, [Failed(claim, "the result could not be stored")])
+    assert rows.status(claim.task_id) == "FAILED"
+    said = "its legacy row refused its end" in rows.events(claim.task_id)
+    assert (legacy.status(key_of(claim)), said) == TOLD[change]
