@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from hashlib import blake2b
+from math import isfinite
 from typing import Any, NamedTuple
 
 from app.tasks.errors import InvalidTask
@@ -131,7 +132,7 @@ def _read_json(value: Any) -> tuple[Any, str]:
         return value, ""  # a database that reads JSON columns for us has done so
     try:
         read = json.loads(value)
-        write_json(read)
+        write_json(read).encode()  # half of a surrogate pair is JSON, and no text that a database takes
     except (ValueError, RecursionError) as error:
         return value, (str(error) or type(error).__name__)[:DETAIL_CHARACTERS]
     return read, ""
@@ -139,7 +140,11 @@ def _read_json(value: Any) -> tuple[Any, str]:
 
 def _plain(value: Any) -> Any:
     """A driver's value as JSON can hold it."""
-    if value is None or isinstance(value, str | int | float | bool | dict | list):
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    if isinstance(value, float | Decimal) and not isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, str | int | float | bool | dict):
         return value
     if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() else float(value)

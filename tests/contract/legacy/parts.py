@@ -33,7 +33,8 @@ def _on(*kinds: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("rows", marked, indirect=True)
 
 
-ON_SQLITE, ON_MARIADB, ON_SERVERS = _on("sqlite"), _on("mariadb"), _on("mariadb", "postgresql")
+ON_SQLITE, ON_MARIADB, ON_POSTGRESQL = _on("sqlite"), _on("mariadb"), _on("postgresql")
+ON_SERVERS = _on("mariadb", "postgresql")
 
 
 def queue_over(store: Store, **settings: Any) -> TaskQueue:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import pytest
+
 from app.tasks.queue import TaskQueue
-from tests.contract.legacy.parts import CAPTIONS, ON_MARIADB, ON_SERVERS, by_key, imported
+from tests.contract.legacy.parts import CAPTIONS, ON_MARIADB, ON_POSTGRESQL, ON_SERVERS, by_key, imported
 from tests.contract.rows import Rows
 from tests.legacy_tables import CaptionQueue
 
 FAULTS: dict[str, tuple[dict[str, Any], str, bool]] = {
     "broken JSON": ({"settings_json": '{"max_posts'}, "a column of the payload is not JSON", True),
+    "half a character": (
+        {"settings_json": '{"colour": "\\ud83d"}'},
+        "a column of the payload is not JSON: settings_json",
+        True,
+    ),
     "extra key": ({"settings_json": '{"colour": 1}'}, "the handler refuses the payload", True),
     "wrong type": (
         {"settings_json": '{"max_posts_per_run": "ten"}'},
@@ -72,6 +80,26 @@ def test_what_is_only_strange_is_moved(rows: Rows, legacy: CaptionQueue, queue: 
     )
     assert set(tasks) == set(keys)
     assert all(rows.seconds_from_now(row["created_at"]) < 60 for row in tasks.values())
+
+
+@ON_POSTGRESQL
+@pytest.mark.parametrize(
+    ("kind", "value", "told"),
+    [
+        ("DOUBLE PRECISION", "NaN", "nan"),
+        ("NUMERIC", "Infinity", "Infinity"),
+        ("TIMESTAMP[]", "{2026-01-01}", ["2026-01-01T00:00:00"]),
+    ],
+)
+def test_what_json_has_no_word_for_is_text_in_the_payload(
+    rows: Rows, legacy: CaptionQueue, queue: TaskQueue, kind: str, value: str, told: Any
+) -> None:
+    legacy.execute(f"ALTER TABLE caption_generation_tasks ADD odd {kind} DEFAULT '{value}'")
+    columns = CAPTIONS.payload.columns | {"caption_task_id": "odd"}
+    payload = CAPTIONS.payload.model_copy(update={"columns": columns})
+    [key] = legacy.put([legacy.row(1)])
+    imported(queue, CAPTIONS.model_copy(update={"payload": payload}))
+    assert json.loads(by_key(rows)[key]["payload"])["caption_task_id"] == told
 
 
 @ON_MARIADB
