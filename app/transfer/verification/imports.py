@@ -12,11 +12,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from hashlib import blake2b
+from math import isfinite
 from typing import Any
 
-from sqlalchemy import String, and_, cast, column, or_, select, table
+from sqlalchemy import String, and_, bindparam, cast, column, or_, select, table
 from sqlalchemy.engine import Connection
+from sqlalchemy.types import NullType
 
 from app.tasks.database import Database
 from app.tasks.errors import TaskError
@@ -36,10 +39,13 @@ KEY_CHARACTERS = 128
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A legacy row: its key as text, its status, and what its payload was made of."""
+    """A legacy row: its key as text, its status, and what its payload was made of. Whether it waits or was
+    moved is the database's to say: it may take words for the same that differ in case."""
 
     key: str
     status: str | None
+    waits: bool
+    moved: bool
     values: Mapping[str, Any]
 
 
@@ -66,6 +72,12 @@ class ImportVerifier:
         self._table = table(said.table, *map(column, names))
         self._key = self._table.c[said.key]
         self._status = self._table.c[said.status.column]
+        # an enumeration of PostgreSQL refuses a word that it lacks; the others compare as the import does
+        word = cast(self._status, String(64)) if database.kind == "postgresql" else self._status
+        waits = or_(word == said.status.queued, self._status.is_(None))
+        moved = word == said.status.moved
+        self._rows = select(self._table, waits, moved)
+        self._left_or_moved = or_(waits, moved)
         self._start = f"legacy:{said.name}:"
 
     def run(self) -> Report:
@@ -133,22 +145,20 @@ class ImportVerifier:
         return {key: fault for key, fault in wrong.items() if key not in excused}
 
     def _fault(self, row: Row | None, task: Imported | None) -> ImportFault | None:
-        words = self._said.status
         if row is None:
             return ImportFault.ROW_GONE if task is not None and task.status in LIVE else None
-        waits, moved = row.status in (None, words.queued), row.status == words.moved
         if task is None:
-            if waits:
+            if row.waits:
                 return ImportFault.LEFT_BEHIND
-            return ImportFault.NO_TASK if moved else None
+            return ImportFault.NO_TASK if row.moved else None
         if task.status == NAMED:
             return None
         if task.status in LIVE:
-            if not moved:
-                return ImportFault.NOT_FENCED if waits else ImportFault.TAKEN
-        elif waits:
+            if not row.moved:
+                return ImportFault.NOT_FENCED if row.waits else ImportFault.TAKEN
+        elif row.waits:
             return ImportFault.LEFT_BEHIND
-        elif moved:
+        elif row.moved:
             return ImportFault.NOT_TOLD
         return ImportFault.CHANGED if self._differs(row, task) else None
 
@@ -157,17 +167,16 @@ class ImportVerifier:
         payload = json.loads(task.payload)
         if self._said.payload.whole:
             return False
+        texts = self._said.payload.json_columns
         return any(
-            payload.get(field) != _read(row.values[name], as_json=field in self._said.payload.json_columns)
+            payload.get(field) != _in_json(row.values[name], is_text_of_it=field in texts)
             for field, name in self._fields
         )
 
     # --- reading ----------------------------------------------------------------------------------------
 
     def _waiting_rows(self) -> Iterator[list[Row]]:
-        words = self._said.status
-        waits = or_(cast(self._status, String(64)).in_([words.queued, words.moved]), self._status.is_(None))
-        query = select(self._table).where(waits).order_by(self._key).limit(PAGE_ROWS)
+        query = self._rows.where(self._left_or_moved).order_by(self._key).limit(PAGE_ROWS)
         after: Any = None
         while True:
             page = query if after is None else query.where(self._key > after)
@@ -180,14 +189,15 @@ class ImportVerifier:
     def _rows_of(self, keys: Sequence[str]) -> list[Row]:
         if not keys:
             return []
-        query = select(self._table).where(cast(self._key, String(191)).in_(keys))
-        if self._database.kind != "postgresql":  # these take text for a number, and so use the key's index
-            query = select(self._table).where(self._key.in_(keys))
-        return [self._row(one) for one in self._read(query)]
+        # text of no type: each database takes it for what the key is, and so uses the key's index
+        among = self._key.in_(bindparam("keys", list(keys), type_=NullType(), expanding=True))
+        return [self._row(one) for one in self._read(self._rows.where(among))]
 
     def _row(self, one: Any) -> Row:
+        *_, waits, moved = one
         values = dict(one._mapping)
-        return Row(_text(values[self._said.key]), values[self._said.status.column], values)
+        status = values[self._said.status.column]
+        return Row(str(values[self._said.key]), status, bool(waits), bool(moved), values)
 
     def _named_tasks(self) -> Iterator[dict[str, Imported]]:
         key = tasks.c.idempotency_key
@@ -234,9 +244,19 @@ class ImportVerifier:
         return self._database.read(work)
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else str(value)
-
-
-def _read(value: Any, *, as_json: bool) -> Any:
-    return json.loads(value) if as_json and isinstance(value, str) else value
+def _in_json(value: Any, *, is_text_of_it: bool = False) -> Any:
+    """A driver's value as a payload holds it, which has no words for times, keys of bytes and the like."""
+    if is_text_of_it and isinstance(value, str):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    if isinstance(value, list):
+        return [_in_json(one) for one in value]
+    if isinstance(value, Decimal) and isfinite(value):
+        return int(value) if value == int(value) else float(value)
+    if value is None or isinstance(value, str | int | dict) or (isinstance(value, float) and isfinite(value)):
+        return value
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)

@@ -11,18 +11,28 @@ from app.tasks.store import Store
 from app.transfer.errors import Incomplete, NotPossible
 from app.transfer.legacy.beginning import Consent
 from app.transfer.legacy.giving_back import give_back
+from app.transfer.legacy.mapping import Mapping
 from app.transfer.records import State, TransferRecords
 from app.transfer.verification.faults import ImportFault
 from app.transfer.verification.imports import ImportVerifier
 from app.transfer.verification.report import CLEAN, INCOMPLETE, MISMATCH, Report
-from tests.contract.legacy.parts import CAPTIONS, GUARDED, ON_SERVERS, begun, imported, key_of, turn
+from tests.contract.legacy.parts import (
+    CAPTIONS,
+    GUARDED,
+    ON_MARIADB,
+    ON_SERVERS,
+    begun,
+    imported,
+    key_of,
+    turn,
+)
 from tests.contract.rows import Rows
 from tests.imports.planting import Planted
 from tests.legacy_tables import CaptionQueue
 
 
-def proof(store: Store) -> Report:
-    return ImportVerifier(store.database, CAPTIONS, pause=lambda seconds: None).run()
+def proof(store: Store, mapping: Mapping = CAPTIONS) -> Report:
+    return ImportVerifier(store.database, mapping, pause=lambda seconds: None).run()
 
 
 def claimed(store: Store, count: int) -> dict[str, Claim]:
@@ -101,6 +111,45 @@ def test_a_database_that_does_not_answer_is_no_pass(
     assert (report.unread, report.exit_code) == (["away"], INCOMPLETE)
     monkeypatch.undo()
     assert legacy.all() == {}
+
+
+def test_a_row_whose_json_was_broken_after_the_import_is_a_mismatch(
+    legacy: CaptionQueue, queue: TaskQueue, store: Store
+) -> None:
+    [key, _] = legacy.put(legacy.row(number) for number in range(2))
+    imported(queue)
+    legacy.set(key, settings_json="{")
+    report = proof(store)
+    assert [(finding.key, finding.fault) for finding in report.findings] == [(key, ImportFault.CHANGED)]
+
+
+def test_a_payload_of_what_json_has_no_word_for_is_no_mismatch(
+    legacy: CaptionQueue, queue: TaskQueue, store: Store
+) -> None:
+    columns = CAPTIONS.payload.columns | {"caption_task_id": "created_at"}
+    payload = CAPTIONS.payload.model_copy(update={"columns": columns})
+    mapping = CAPTIONS.model_copy(update={"payload": payload})
+    keys = legacy.put(legacy.row(number) for number in range(2))
+    imported(queue, mapping)
+    assert proof(store, mapping).exit_code == CLEAN
+    legacy.set(keys[0], created_at="2026-01-01 00:00:00")
+    assert proof(store, mapping).counts == {ImportFault.CHANGED: 1}
+
+
+@ON_MARIADB
+def test_words_in_another_case_than_the_columns_hide_no_row(
+    legacy: CaptionQueue, queue: TaskQueue, store: Store
+) -> None:
+    """MariaDB takes them for the same words, and gives those of the column."""
+    imported(queue)  # the word is there now, in capitals
+    words = {name: word and word.lower() for name, word in CAPTIONS.status.model_dump().items()}
+    mapping = CAPTIONS.model_copy(update={"status": CAPTIONS.status.model_copy(update=words)})
+    moved, _ = legacy.put(legacy.row(number) for number in range(2))
+    assert proof(store, mapping).counts == {ImportFault.LEFT_BEHIND: 2}
+    imported(queue, mapping)
+    assert proof(store, mapping).exit_code == CLEAN
+    legacy.set(moved, status="QUEUED")
+    assert proof(store, mapping).counts == {ImportFault.NOT_FENCED: 1}
 
 
 def test_rows_whose_tasks_never_started_are_queued_again_and_nothing_else_changes(
