@@ -77,7 +77,7 @@ class Judge:
 
     def _key(self, value: Any) -> tuple[str, bool]:
         """The task's key, and whether it names the row. One that cannot is named by its digest."""
-        text = value if isinstance(value, str) else str(_plain(value))
+        text = str(value)  # as whoever reads the key of a row compares it
         key = str(SourceKey(self.table.mapping.name, text))
         if len(key) <= KEY_CHARACTERS and key.isprintable():
             return key, True

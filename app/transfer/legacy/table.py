@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import inspect
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import NoSuchTableError
+from sqlalchemy.types import BINARY, VARBINARY, LargeBinary, TypeEngine
 
 from app.tasks.database import Database
 from app.tasks.model import PRIORITIES, Priority
@@ -32,13 +33,15 @@ class Column:
 
 
 class LegacyTable:
-    """Raises `NotPossible` if the table, or a column that has no default, is missing."""
+    """Raises `NotPossible` if the table, or a column that has no default, is missing, or its key is bytes."""
 
     def __init__(self, database: Database, mapping: Mapping) -> None:
         self.mapping = mapping
         self.kind = database.kind
         self._quote = database.engine.dialect.identifier_preparer.quote
         self.columns, self._tables = _found(database, mapping.table)
+        if isinstance(self.columns.get(mapping.key), BINARY | VARBINARY | LargeBinary):
+            raise NotPossible(f"{mapping.table}.{mapping.key} holds bytes, and a task's key is text")
         self.mark = "?" if self.kind == "sqlite" else "%s"
         self.table = self._quote(mapping.table)
         self.key = self.column(mapping.key)
@@ -187,13 +190,14 @@ def _written(value: Written) -> dict[str, Any]:
     return {"value": value}
 
 
-def _found(database: Database, table: str) -> tuple[set[str], set[str]]:
-    """The columns of the table, and the names of all tables. Raises `NotPossible` if there is none."""
+def _found(database: Database, table: str) -> tuple[dict[str, TypeEngine[Any]], set[str]]:
+    """The table's columns with their types, and the names of all tables. Raises `NotPossible` if there is
+    no such table."""
 
-    def work(on: Connection) -> tuple[set[str], set[str]]:
+    def work(on: Connection) -> tuple[dict[str, TypeEngine[Any]], set[str]]:
         looking = inspect(on)
         names = set(looking.get_table_names()) | set(looking.get_view_names())
-        return {str(column["name"]) for column in looking.get_columns(table)}, names
+        return {str(column["name"]): column["type"] for column in looking.get_columns(table)}, names
 
     try:
         return database.read(work)

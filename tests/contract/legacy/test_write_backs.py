@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 
 from app.tasks.errors import InvalidTask, StatementRefused, WrongState
@@ -9,7 +12,9 @@ from app.tasks.model import Cancelled, Claim, Completed, Failed, OnLost, Outcome
 from app.tasks.queue import TaskQueue
 from app.tasks.store import Store
 from app.tasks.store.takes import TakeTickets
-from tests.contract.legacy.parts import ON_MARIADB, imported, key_of, turn
+from app.transfer.errors import NotPossible
+from app.transfer.legacy.mapping import mapping_of
+from tests.contract.legacy.parts import ON_MARIADB, ON_SERVERS, imported, key_of, turn
 from tests.contract.parts import request, statements_of
 from tests.contract.rows import Rows
 from tests.legacy_tables import CaptionQueue
@@ -208,3 +213,46 @@ def test_a_table_that_refuses_an_end_is_no_database_that_is_away(
     assert rows.status(claim.task_id) == "FAILED"
     said = "its legacy row refused its end" in rows.events(claim.task_id)
     assert (legacy.status(key_of(claim)), said) == TOLD[change]
+
+
+ODD = mapping_of(
+    {
+        "name": "odd",
+        "table": "odd_queue",
+        "key": "number",
+        "task": "generate_captions",
+        "status": {"column": "state", "queued": "new", "running": "on", "moved": "away"}
+        | {"done": "done", "failed": "failed"},
+        "payload": {"constants": {"caption_task_id": "1", "user_id": 1, "platform_connection_id": 1}},
+    },
+    said_in="the test",
+)
+
+
+@contextmanager
+def odd_queue(rows: Rows, kind: str) -> Iterator[None]:
+    """A legacy table with one row, whose key is of this kind."""
+    rows.execute(f"CREATE TABLE odd_queue (number {kind} PRIMARY KEY, state VARCHAR(20))")
+    rows.execute("INSERT INTO odd_queue VALUES ('5.00', 'new')")
+    try:
+        yield
+    finally:
+        rows.execute("DROP TABLE odd_queue")
+
+
+def test_a_row_is_found_again_by_a_key_that_its_database_writes_at_length(
+    rows: Rows, queue: TaskQueue, store: Store
+) -> None:
+    with odd_queue(rows, "DECIMAL(10, 2)"):
+        imported(queue, ODD)
+        turn(store, [Completed(claim, "{}") for claim in turn(store)])
+        assert rows.scalar("SELECT state FROM odd_queue") == "done"
+
+
+@ON_SERVERS
+def test_a_table_whose_key_is_bytes_is_refused(rows: Rows, queue: TaskQueue) -> None:
+    with (
+        odd_queue(rows, "BYTEA" if rows.kind == "postgresql" else "VARBINARY(16)"),
+        pytest.raises(NotPossible, match=r"odd_queue\.number holds bytes"),
+    ):
+        imported(queue, ODD)
