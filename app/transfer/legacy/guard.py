@@ -30,6 +30,7 @@ class Guard:
         self._mapping = mapping
         self._quote = database.engine.dialect.identifier_preparer.quote
         self.name = f"twintrack_guard_{mapping.table}"[:63]
+        self._spelt = self._quote(self.name)
 
     def statements(self) -> list[str]:
         """What installs it, in place of an older one."""
@@ -79,8 +80,8 @@ class Guard:
     def _for_mysql(self) -> list[str]:
         table = self._quote(self._mapping.table)
         return [
-            f"DROP TRIGGER IF EXISTS {self.name}",
-            f"CREATE TRIGGER {self.name} BEFORE UPDATE ON {table} FOR EACH ROW {self._body_of_mysql()}",
+            f"DROP TRIGGER IF EXISTS {self._spelt}",
+            f"CREATE TRIGGER {self._spelt} BEFORE UPDATE ON {table} FOR EACH ROW {self._body_of_mysql()}",
         ]
 
     def _body_of_mysql(self) -> str:
@@ -94,11 +95,11 @@ class Guard:
     def _for_postgresql(self) -> list[str]:
         table = self._quote(self._mapping.table)
         return [
-            f"CREATE OR REPLACE FUNCTION {self.name}() RETURNS trigger LANGUAGE plpgsql AS $guard$"
+            f"CREATE OR REPLACE FUNCTION {self._spelt}() RETURNS trigger LANGUAGE plpgsql AS $guard$"
             f"{self._body_of_postgresql()}$guard$",
-            f"DROP TRIGGER IF EXISTS {self.name} ON {table}",
-            f"CREATE TRIGGER {self.name} BEFORE UPDATE ON {table}"
-            f" FOR EACH ROW EXECUTE FUNCTION {self.name}()",
+            f"DROP TRIGGER IF EXISTS {self._spelt} ON {table}",
+            f"CREATE TRIGGER {self._spelt} BEFORE UPDATE ON {table}"
+            f" FOR EACH ROW EXECUTE FUNCTION {self._spelt}()",
         ]
 
     def _body_of_postgresql(self) -> str:
@@ -115,9 +116,9 @@ class Guard:
         source = _word(self._mapping.name)
         ours = f"EXISTS (SELECT 1 FROM legacy_sources WHERE name = {source} AND writing = 1)"  # noqa: S608
         return [
-            f"DROP TRIGGER IF EXISTS {self.name}",
-            f"CREATE TRIGGER {self.name} BEFORE UPDATE ON {table} FOR EACH ROW WHEN {refused} AND NOT {ours}"
-            f" BEGIN SELECT RAISE(ABORT, {_word(SAYS)}); END",
+            f"DROP TRIGGER IF EXISTS {self._spelt}",
+            f"CREATE TRIGGER {self._spelt} BEFORE UPDATE ON {table} FOR EACH ROW"
+            f" WHEN {refused} AND NOT {ours} BEGIN SELECT RAISE(ABORT, {_word(SAYS)}); END",
         ]
 
 
@@ -128,7 +129,7 @@ _MYSQL = (
 )
 _POSTGRESQL = (
     "SELECT p.prosrc FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid"
-    " WHERE t.tgname = :name AND t.tgrelid = to_regclass(:table) AND t.tgenabled IN ('O', 'A')"
+    " WHERE t.tgname = :name AND t.tgrelid = to_regclass(quote_ident(:table)) AND t.tgenabled IN ('O', 'A')"
 )
 _SQLITE = "SELECT sql FROM sqlite_master WHERE type = 'trigger' AND name = :name AND tbl_name = :table"
 

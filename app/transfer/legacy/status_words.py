@@ -63,7 +63,7 @@ def _on_postgresql(on: Connection, mapping: Mapping) -> str | None:
         "SELECT t.typname, t.typtype, n.nspname,"
         " information_schema._pg_char_max_length(a.atttypid, a.atttypmod) FROM pg_attribute a"
         " JOIN pg_type t ON t.oid = a.atttypid JOIN pg_namespace n ON n.oid = t.typnamespace"
-        " WHERE a.attrelid = to_regclass(%s) AND a.attname = %s"
+        " WHERE a.attrelid = to_regclass(quote_ident(%s)) AND a.attname = %s"
     )
     row: Any = on.exec_driver_sql(query, (mapping.table, mapping.status.column)).cursor.fetchone()
     if row is None:

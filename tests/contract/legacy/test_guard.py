@@ -89,3 +89,18 @@ def test_a_statement_of_ours_that_failed_leaves_no_pass_behind(
             on.exec_driver_sql("UPDATE caption_generation_tasks SET status = 'RUNNING'")
         on.rollback()
     assert legacy.status(key) == "MOVED"
+
+
+def test_a_table_whose_name_has_capitals_is_guarded_and_imported(
+    rows: Rows, queue: TaskQueue, legacy: CaptionQueue
+) -> None:
+    legacy.put([legacy.row(1)])
+    renamed = rows.engine.dialect.identifier_preparer.quote("CaptionQueue")
+    rows.execute(f"ALTER TABLE caption_generation_tasks RENAME TO {renamed}")
+    try:
+        imported(queue, CAPTIONS.model_copy(update={"table": "CaptionQueue"}), consent=GUARDED)
+        assert rows.scalar(f"SELECT status FROM {renamed}") == "MOVED"
+        with pytest.raises(DBAPIError, match=REFUSAL):
+            rows.execute(f"UPDATE {renamed} SET status = 'RUNNING'")
+    finally:
+        rows.execute(f"DROP TABLE {renamed}")
