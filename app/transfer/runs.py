@@ -103,23 +103,32 @@ def resume(
 
 
 def open_transfer(
-    records: TransferRecords, direction: Direction, transfer_id: int | None, *, scope: Scope | None = None
+    records: TransferRecords,
+    direction: Direction,
+    transfer_id: int | None,
+    *,
+    scope: Scope | None = None,
+    source: str | None = None,
 ) -> Transfer:
-    """The transfer that a verb means: the one with this id, or the open one of the direction, of the scope if
-    that is given. Raises `NotPossible`, also where several could be meant."""
+    """The transfer that a verb means: the one with this id, or the open one of the direction, of the scope
+    and of the legacy table if these are given. Raises `NotPossible`, also where several could be meant."""
     if transfer_id is not None:
         found = records.get(transfer_id)
         if found.plan.direction is not direction:
             raise NotPossible(f"transfer {transfer_id} is a {found.plan.direction.value}")
         return found
     candidates = records.open_ones(direction)
-    fitting = [each for each in candidates if scope is None or each.plan.scope == scope]
+    fitting = [
+        each
+        for each in candidates
+        if scope in (None, each.plan.scope) and source in (None, each.plan.scope.source)
+    ]
     if len(fitting) == 1:
         return fitting[0]
     listed = ", ".join(f"{each.transfer_id} of {each.plan.scope}" for each in fitting or candidates)
     if fitting:
         raise NotPossible(f"several are open, say which by its number: {listed}")
-    other = f" of {scope}; open: {listed}" if candidates else ""
+    other = f" of {scope or source}; open: {listed}" if candidates else ""
     raise NotPossible(f"there is no open {direction.value} to go on with{other}")
 
 

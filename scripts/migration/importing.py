@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import click
 
 from app.system import System
-from app.transfer.legacy.beginning import Consent, needed_statements, plan_import, start_import, table_of
+from app.transfer.legacy.beginning import (
+    Consent,
+    needed_statements,
+    plan_import,
+    require_guard,
+    start_import,
+    table_of,
+)
 from app.transfer.legacy.giving_back import give_back
 from app.transfer.legacy.mapping import read_mapping
 from app.transfer.legacy.table import LegacyTable
 from app.transfer.plans import Direction, Plan
 from app.transfer.progress import Progress
+from app.transfer.records import TransferRecords
 from scripts.migration.commands import GOOD, say
-from scripts.migration.moving import Wanted, confirm_plan, control, go_on, run_shown
+from scripts.migration.moving import Wanted, confirm_plan, control, go_on, run_shown, the_open_one
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +37,14 @@ class Source:
 def import_rows(system: System, source: Source, wanted: Wanted) -> int:
     """Do what the options say; returns the exit code."""
     direction = Direction.IMPORT
+    wanted = replace(wanted, source=read_mapping(source.path).name)
     if wanted.pause or wanted.abort or wanted.status:
         return control(system, direction, wanted)
-    if wanted.resume and not wanted.dry_run:
-        return go_on(system, direction, wanted)
     table = table_of(system.queue, source.path)
+    if wanted.resume and not wanted.dry_run:
+        the_open_one(TransferRecords(system.store.database), direction, wanted)
+        require_guard(system.queue, table, source.consent, tell=_tell)
+        return go_on(system, direction, wanted)
     plan = plan_import(system.queue, table, wanted.scope)
     if wanted.dry_run:
         return show_import(system, table, plan, as_json=wanted.as_json)
@@ -41,13 +52,15 @@ def import_rows(system: System, source: Source, wanted: Wanted) -> int:
     return run_shown(
         system,
         lambda show: start_import(
-            *(system.queue, table, plan, wanted.limits, source.consent),
-            watcher=show,
-            tell=lambda sentence: click.echo(sentence, err=True),
+            system.queue, table, plan, wanted.limits, source.consent, watcher=show, tell=_tell
         ),
         sum(plan.rows.values()),
         wanted,
     )
+
+
+def _tell(sentence: str) -> None:
+    click.echo(sentence, err=True)
 
 
 def show_import(system: System, table: LegacyTable, plan: Plan, *, as_json: bool) -> int:

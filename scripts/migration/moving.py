@@ -59,7 +59,7 @@ def move_options(command: F) -> F:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What the `move_options` and `json_option` of a command say."""
+    """What the `move_options` and `json_option` of a command say; `source` names the mapping of an import."""
 
     priorities: tuple[str, ...]
     name: str | None
@@ -76,11 +76,12 @@ class Wanted:
     transfer_id: int | None
     verbose: bool
     as_json: bool
+    source: str | None = None
 
     @property
     def scope(self) -> Scope:
         chosen = tuple(p for p in PRIORITIES if p.value in self.priorities) if self.priorities else PRIORITIES
-        return Scope(chosen, name=self.name, percent=self.share)
+        return Scope(chosen, name=self.name, percent=self.share, source=self.source)
 
     @property
     def named_scope(self) -> Scope | None:
@@ -179,7 +180,9 @@ def go_on(system: System, direction: Direction, wanted: Wanted) -> int:
 
 def the_open_one(records: TransferRecords, direction: Direction, wanted: Wanted) -> Transfer:
     """Raises `NotPossible` where the options mean none, or several."""
-    return runs.open_transfer(records, direction, wanted.transfer_id, scope=wanted.named_scope)
+    return runs.open_transfer(
+        records, direction, wanted.transfer_id, scope=wanted.named_scope, source=wanted.source
+    )
 
 
 def told_to_go_on(records: TransferRecords, found: Transfer, wanted: Wanted) -> bool:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from app.tasks.model import Priority
+from app.transfer.legacy.beginning import Consent, plan_import, start_import, table_of
+from app.transfer.plans import Limits, Scope
 from config import ROOT
 from scripts.migration import migrate_database_tasks_to_rq, migrate_rq_to_database, verify_task_migration
 from tests.integration.place import Place, sqlite_in
@@ -69,3 +72,28 @@ def test_a_mapping_that_cannot_be_read_stops_every_command(place: ImportPlace) -
     for command in (MIGRATE, ROLL_BACK, PROVE):
         code, said = place.call(command, "--source", "nowhere.toml")
         assert (code, said) == (2, "the mapping nowhere.toml cannot be read: No such file or directory\n")
+
+
+def cut_short(moving: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_resume_is_of_its_own_mapping_and_asks_for_the_guard_again(
+    place: ImportPlace, tmp_path: Path
+) -> None:
+    """Who was cut short may have been so for long, and the guard have gone meanwhile."""
+    place.legacy.put(place.legacy.row(number) for number in range(3))
+    queue, vouched = place.system.queue, Consent(old_workers_stopped=True)
+    table = table_of(queue, Path(SOURCE[1]))
+    plan = plan_import(queue, table, Scope((Priority.NORMAL,)))
+    mover = start_import(queue, table, plan, Limits(), vouched, watcher=cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        mover.run()
+    other = tmp_path / "other.toml"
+    other.write_text(Path(SOURCE[1]).read_text().replace('"caption_tasks"', '"other"'))
+    code, said = place.call(MIGRATE, "--source", str(other), "--resume", "--install-guard")
+    assert (code, "there is no open import to go on with of other" in said) == (2, True)
+    code, said = place.call(MIGRATE, *SOURCE, "--resume")
+    assert (code, "allow it with --install-guard" in said) == (2, True)
+    code, told = place.call(MIGRATE, *SOURCE, "--priority", "normal", "--resume", "--install-guard")
+    assert (code, told["state"], told["totals"]["marked"]) == (0, "completed", 3)

@@ -17,6 +17,7 @@ from app.transfer.legacy.status_words import run_statement, statement_for_moved
 from app.transfer.legacy.table import LegacyTable
 from app.transfer.mover import Mover, Watcher
 from app.transfer.plans import Direction, Limits, Plan, Scope, Target, routing_of
+from app.transfer.records import Transfer, TransferRecords
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +57,30 @@ def plan_import(queue: TaskQueue, table: LegacyTable, scope: Scope) -> Plan:
     return replace(plan, rows={p: rows.count(plan.aim(rules[p])) for p in scope.priorities})
 
 
+def open_imports(queue: TaskQueue, source: str) -> list[Transfer]:
+    """The imports from this source that have not ended."""
+    found = TransferRecords(queue.store.database).open_ones(Direction.IMPORT)
+    return [one for one in found if one.plan.scope.source == source]
+
+
 def needed_statements(queue: TaskQueue, table: LegacyTable) -> list[str]:
     """What has to be run on the table first."""
     statement = statement_for_moved(queue.store.database, table.mapping)
     return [] if statement is None else [statement]
 
 
-def _require_guard(guard: Guard, consent: Consent, tell: Callable[[str], None]) -> None:
-    """Without a guard, an old worker that read a row before its move would run it again afterwards."""
+def _untold(sentence: str) -> None:
+    """Nobody listens."""
+
+
+def require_guard(
+    queue: TaskQueue, table: LegacyTable, consent: Consent, *, tell: Callable[[str], None] = _untold
+) -> None:
+    """Without a guard, an old worker that read a row before its move would run it again afterwards.
+
+    Raises `NotPossible` if there is none, and the operator neither allows it nor vouches.
+    """
+    guard = Guard(queue.store.database, table.mapping)
     if consent.old_workers_stopped or guard.is_installed():
         return
     if not consent.install_guard:
@@ -84,7 +101,7 @@ def start_import(
     consent: Consent,
     *,
     watcher: Watcher,
-    tell: Callable[[str], None] = lambda sentence: None,
+    tell: Callable[[str], None] = _untold,
 ) -> Mover:
     """Record the import and make its mover, held by this process.
 
@@ -99,5 +116,5 @@ def start_import(
         tell(f"Running: {statement}")
         run_statement(queue.store.database, statement)
     queue.store.imports.remember(table.source())
-    _require_guard(Guard(queue.store.database, table.mapping), consent, tell)
+    require_guard(queue, table, consent, tell=tell)
     return runs.start(queue, plan, limits, watcher=watcher)

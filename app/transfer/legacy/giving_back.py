@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from app.tasks.queue import TaskQueue
 from app.transfer.errors import Incomplete, NotPossible
-from app.transfer.plans import Direction
+from app.transfer.legacy.beginning import open_imports
 from app.transfer.records import TransferRecords
 
 BATCH_ROWS = 500
@@ -61,10 +61,9 @@ def give_back(
 def _abort_imports(queue: TaskQueue, source: str) -> tuple[int, ...]:
     """A batch that is being marked holds its routing row, and the abort waits for it."""
     records = TransferRecords(queue.store.database)
-    found = [one for one in records.open_ones(Direction.IMPORT) if one.plan.scope.source == source]
     ended = [
         one.transfer_id
-        for one in found
+        for one in open_imports(queue, source)
         if records.abort(one.transfer_id, reason="its rows are being given back")
     ]
     if ended:

@@ -12,7 +12,14 @@ from app.transfer import runs
 from app.transfer.batches import BatchRecords
 from app.transfer.canaries import Canaries
 from app.transfer.errors import Incomplete, Superseded, TransferError
-from app.transfer.legacy.beginning import Consent, plan_import, start_import, table_of
+from app.transfer.legacy.beginning import (
+    Consent,
+    open_imports,
+    plan_import,
+    require_guard,
+    start_import,
+    table_of,
+)
 from app.transfer.legacy.table import LegacyTable
 from app.transfer.mover import Mover
 from app.transfer.old_workers import stop
@@ -82,13 +89,14 @@ def _importer(ground: Ground, table: LegacyTable) -> Mover | None:
     """A new one, or one that goes on where an import was cut short; None if one was complete, and no row has
     come since."""
     queue, choices = ground.system.queue, ground.plan.choices
-    cut_short = TransferRecords(ground.system.store.database).open_ones(Direction.IMPORT)
+    consent = Consent(choices.alter, choices.install_guard, choices.old_workers_stopped)
+    cut_short = open_imports(queue, table.mapping.name)
     if cut_short:
+        require_guard(queue, table, consent)
         mover = runs.resume(
             queue, Direction.IMPORT, transfer_id=cut_short[0].transfer_id, watcher=ground.watcher
         )
     else:
-        consent = Consent(choices.alter, choices.install_guard, choices.old_workers_stopped)
         plan = plan_import(queue, table, Scope())
         if "import" in ground.facts and not sum(plan.rows.values()):
             return None
