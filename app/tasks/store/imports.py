@@ -98,9 +98,12 @@ class Imports:
             on.execute(update(tasks).where(*ended).values(idempotency_key=None))
             events.record(on, "its legacy row was queued anew", task_ids)
 
-    def insert(self, on: Connection, rows: Sequence[Imported], now: datetime, *, transfer_id: int) -> None:
-        """Store the tasks. `now` is the database's clock. Raises `IntegrityError` on a key that is taken."""
-        values = [_values(row, now) for row in rows]
+    def insert(
+        self, on: Connection, rows: Sequence[Imported], now: datetime, *, transfer_id: int, confirmed_in: int
+    ) -> None:
+        """Store the tasks. `now` is the database's clock, `confirmed_in` as for `TransferRows.mark`. Raises
+        `IntegrityError` on a key that is taken."""
+        values = [_values(row, now, confirmed_in) for row in rows]
         for at in range(0, len(values), ROWS_AT_A_TIME):
             on.execute(insert(tasks), values[at : at + ROWS_AT_A_TIME])
         events.record_all(on, _named(rows, transfer_id))
@@ -131,7 +134,7 @@ def _never_started(source: str) -> tuple[ColumnElement[bool], ...]:
     return (*within, tasks.c.status.in_(WAITING), tasks.c.started_at.is_(None))
 
 
-def _values(row: Imported, now: datetime) -> dict[str, Any]:
+def _values(row: Imported, now: datetime, confirmed_in: int) -> dict[str, Any]:
     waits = row.status in (Status.QUEUED, Status.DISPATCHED)
     return {
         "id": row.task_id,
@@ -146,6 +149,7 @@ def _values(row: Imported, now: datetime) -> dict[str, Any]:
         "failures": row.failures,
         "max_retries": row.max_retries,
         "error": row.error,
+        "confirmed_in": confirmed_in if row.status is Status.DISPATCHED else 0,
         "created_at": row.created_at,
         "waiting_since": now if waits else None,
         "ended_at": now if row.status is Status.QUARANTINED else None,

@@ -184,8 +184,6 @@ class LegacyRows:
     def mark(
         self, on: Connection, held: Held, aim: Aim, rows: Sequence[Row], incarnation: int
     ) -> Batch | None:
-        """`incarnation` does not count: what is born with a ticket is confirmed when that was seen."""
-        del incarnation
         found = self._sort(on, held, rows)
         self._store.imports.give_up_keys(on, found.again)
         to_fence = [j.row_key for _, j in found.new if j.verdict is None or j.verdict.fenced]
@@ -194,7 +192,7 @@ class LegacyRows:
             return None
         fixed = verdict(Flaw.STATUS_FIXED)
         new = [(row, j.flawed(fixed) if j.row_key in refused else j) for row, j in found.new]
-        made = self._insert(on, held, new)
+        made = self._insert(on, held, new, incarnation)
         sound = [one for one in made if one.status is not Status.QUARANTINED]
         tickets = [
             Ticket(one.task_id, 1, one.priority, one.name) for one in sound if one.status is Status.DISPATCHED
@@ -245,18 +243,21 @@ class LegacyRows:
 
     # --- inserting --------------------------------------------------------------------------------------
 
-    def _insert(self, on: Connection, held: Held, new: Sequence[tuple[Row, Judged]]) -> list[Imported]:
+    def _insert(
+        self, on: Connection, held: Held, new: Sequence[tuple[Row, Judged]], incarnation: int
+    ) -> list[Imported]:
         made = [self._imported(held, row, judged) for row, judged in new]
+        how = {"transfer_id": self._transfer_id, "confirmed_in": incarnation}
         if not self._limit:
-            self._store.imports.insert(on, made, held.now, transfer_id=self._transfer_id)
+            self._store.imports.insert(on, made, held.now, **how)
             return made
         placed = self._placed(on, made)
         try:
             with on.begin_nested():
-                self._store.imports.insert(on, placed, held.now, transfer_id=self._transfer_id)
+                self._store.imports.insert(on, placed, held.now, **how)
         except IntegrityError:  # a submission took one of the places meanwhile: all of them wait for theirs
             placed = [_waiting(one) if one.user_id else one for one in made]
-            self._store.imports.insert(on, placed, held.now, transfer_id=self._transfer_id)
+            self._store.imports.insert(on, placed, held.now, **how)
         waits = [
             (one.task_id, one.user_id, one.priority)
             for one in placed

@@ -105,6 +105,19 @@ def test_with_redis_the_tasks_have_their_tickets_in_order_and_confirmed(
     assert rows.count("DISPATCHED") == 130
 
 
+def test_a_ticket_that_was_seen_is_confirmed_in_its_row_and_what_has_none_is_not(
+    rows: Rows, legacy: CaptionQueue, store: Store, tickets: RQQueueManager
+) -> None:
+    store.routing.change(redis_percent=100)
+    queue = TaskQueue(store, HANDLERS, tickets, CoreSettings(active_tasks_per_user=1))
+    legacy.put([*map(legacy.row, range(4)), legacy.row(4, settings_json="{")])
+    done = imported(queue)
+    seen = tickets.look(Priority.NORMAL).incarnation
+    confirmed = {(row["status"], row["confirmed_in"]) for row in rows.all().values()}
+    assert (done.moved, done.confirmed) == (4, 2)
+    assert confirmed == {("DISPATCHED", seen), ("SCHEDULED", 0), ("QUARANTINED", 0)}
+
+
 @ON_MARIADB
 def test_a_column_that_cannot_hold_the_word_is_refused_with_the_statement(
     rows: Rows, legacy: CaptionQueue, queue: TaskQueue
