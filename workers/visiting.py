@@ -77,7 +77,7 @@ def _words(text: str) -> list[str]:
 
 def _priority(word: str) -> Priority:
     try:
-        return Priority(word.lower())
+        return Priority.of_queue(word.lower())
     except ValueError:
         raise ValueError(f"{word[:40]!r} is no queue: {', '.join(PRIORITIES)}") from None
 

@@ -63,6 +63,11 @@ class DatabaseManager:
         self._lock = threading.Lock()
         _url(self.config, self.name)
 
+    def queue_config(self) -> Config:
+        """The settings of a task system over this database."""
+        url = _url(self.config, self.name).render_as_string(hide_password=False)
+        return self.config.model_copy(update={"DATABASE_URL": url})
+
     # --- statements -----------------------------------------------------------------------------------
 
     def execute_query(self, first: str, second: str | Parameters = None, third: Parameters = None) -> Rows:

@@ -35,25 +35,39 @@ ENDED = (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
 
 
 class Priority(StrEnum):
-    """The value is the RQ queue's name; the order of members is the order of service."""
+    """The value is the RQ queue's name; the order of members is the order of service.
+
+    FLOW is none of the queues: a record waits in the lane of its flow, and only who processes that flow
+    claims it."""
 
     URGENT = "urgent"
     HIGH = "high"
     NORMAL = "normal"
     LOW = "low"
+    FLOW = "flow"
 
     @property
     def rank(self) -> int:
-        """0 for urgent to 3 for low: what the `priority` column holds, so that SQL sorts by it."""
+        """0 for urgent to 3 for low: what the `priority` column holds, so that SQL sorts by it. A record's
+        row holds the rank of its lane instead, beyond `FLOW_RANK`."""
         return _RANKS[self]
 
     @classmethod
+    def of_queue(cls, name: str) -> Priority:
+        """The priority whose queue has this name. Raises `ValueError`: there is no such queue."""
+        found = cls(name)
+        if found is cls.FLOW:
+            raise ValueError("flow is no queue")
+        return found
+
+    @classmethod
     def of_rank(cls, rank: int) -> Priority:
-        return PRIORITIES[rank]
+        return cls.FLOW if rank >= FLOW_RANK else PRIORITIES[rank]
 
 
-PRIORITIES = tuple(Priority)
-_RANKS = {priority: rank for rank, priority in enumerate(Priority)}
+FLOW_RANK = 100
+PRIORITIES: tuple[Priority, ...] = tuple(priority for priority in Priority if priority is not Priority.FLOW)
+_RANKS = {priority: rank for rank, priority in enumerate(PRIORITIES)} | {Priority.FLOW: FLOW_RANK}
 
 
 class Track(StrEnum):
@@ -140,6 +154,7 @@ TRANSITIONS: tuple[Edge, ...] = (
 
 
 RUN_KEYS = "schedule:"
+RECORD_KEYS = "record:"  # then the lane and the key that the record was given
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,3 +78,5 @@ class Route:
 
 
 Routing = Mapping[Priority, Route]
+FLOW_ROUTE = Route(Priority.FLOW, version=0, redis_percent=0)
+"""Records wait in the database, in the lane of their flow, and no rule moves them."""

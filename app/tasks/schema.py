@@ -33,7 +33,7 @@ from app.tasks.dialects import StatusType as StatusType
 from app.tasks.dialects import UtcDateTime as UtcDateTime
 from app.tasks.dialects import database_now as database_now
 from app.tasks.dialects import short_word as short_word
-from app.tasks.model import Status
+from app.tasks.model import FLOW_RANK, PRIORITIES, Status
 
 # A row of columns whose types the type checker is not told.
 AnyRow = Row[*tuple[Any, ...]]
@@ -83,7 +83,8 @@ tasks = Table(
     Column("started_at", UtcDateTime),
     Column("ended_at", UtcDateTime),
     CheckConstraint(f"status IN ({_STATUSES})", name="ck_tasks_status"),
-    CheckConstraint("priority BETWEEN 0 AND 3", name="ck_tasks_priority"),
+    # beyond the ranks of the queues: the lane of a flow
+    CheckConstraint(f"priority BETWEEN 0 AND 3 OR priority > {FLOW_RANK}", name="ck_tasks_priority"),
     # claims in order of service; the sweeper's look at unconfirmed tickets
     Index("ix_tasks_waiting", "status", "priority", "confirmed_in", "id"),
     # due tasks; NULL for all others
@@ -100,6 +101,11 @@ def status_is(status: Status) -> ColumnElement[bool]:
     """The status as a condition beside a list of ids. Spelt so that no planner searches by the status index
     instead: on a table without statistics PostgreSQL took it for the shorter way, past every waiting row."""
     return type_coerce(tasks.c.status, String).concat("") == status.value
+
+
+def in_a_queue() -> ColumnElement[bool]:
+    """A task of one of the four queues, not a record in the lane of its flow."""
+    return tasks.c.priority.in_(PRIORITIES)
 
 
 routing = Table(
@@ -316,6 +322,35 @@ procedures = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
     Column("ended_at", UtcDateTime),
+    **_ON_MYSQL,
+)
+
+# Flows that have records: where in `tasks.priority` the records of each wait.
+flows = Table(
+    "flows",
+    metadata,
+    Column("name", short_word(60), primary_key=True),
+    Column("lane", SmallInteger, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Index("uq_flows_lane", "lane", unique=True),
+    **_ON_MYSQL,
+)
+
+# One row per run of a flow over a batch of records.
+flow_execution_logs = Table(
+    "flow_execution_logs",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("flow_name", short_word(60), nullable=False),
+    Column("flow_instance_id", short_word(100), nullable=False),
+    Column("mode", String(12), nullable=False),
+    Column("records_claimed", Integer, nullable=False),
+    Column("records_completed", Integer, nullable=False),
+    Column("records_failed", Integer, nullable=False),
+    Column("error_message", Text),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime, nullable=False),
+    Index("ix_flow_execution_logs_flow", "flow_name", "id"),
     **_ON_MYSQL,
 )
 

@@ -12,7 +12,7 @@ import structlog
 from app.tasks.errors import FieldProblem, InvalidTask, PayloadTooLarge, UnknownPriority
 from app.tasks.handlers import Handler, HandlerRegistry, write_json
 from app.tasks.ids import IdSource
-from app.tasks.model import RUN_KEYS, NewTask, Priority
+from app.tasks.model import RECORD_KEYS, RUN_KEYS, NewTask, Priority
 from app.tasks.settings import CoreSettings
 from app.tasks.sources import SOURCE_KEYS, is_imported
 
@@ -107,7 +107,7 @@ class RequestCheck:
         if value is None:
             return Priority.NORMAL
         try:
-            return Priority(value)
+            return Priority.of_queue(value)
         except ValueError:
             fallback = self._settings.priority_fallback
             if fallback is None:
@@ -129,8 +129,11 @@ def _key_problems(request: TaskRequest) -> list[FieldProblem]:
         if value is not None and not _is_key(value):
             message = f"must be 1 to {KEY_CHARACTERS} printable characters without blanks at the ends"
             problems.append(FieldProblem(field, message))
-    if isinstance(request.idempotency_key, str) and request.idempotency_key.startswith(RUN_KEYS):
-        problems.append(FieldProblem("idempotency_key", f"must not begin with {RUN_KEYS!r}: schedules do"))
+    key = request.idempotency_key if isinstance(request.idempotency_key, str) else ""
+    for reserved, whose in ((RUN_KEYS, "schedules"), (RECORD_KEYS, "records")):
+        if key.startswith(reserved):
+            reason = f"must not begin with {reserved!r}: {whose} do"
+            problems.append(FieldProblem("idempotency_key", reason))
     if is_imported(request.idempotency_key if isinstance(request.idempotency_key, str) else None):
         reason = f"must not begin with {SOURCE_KEYS!r}: imported tasks do"
         problems.append(FieldProblem("idempotency_key", reason))

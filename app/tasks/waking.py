@@ -32,7 +32,7 @@ class Waking:
         counts: Counter[Priority] = Counter()
         due = False
         for move in moves:
-            if move.status is Status.QUEUED and move.priority is not None:
+            if move.status is Status.QUEUED and move.priority in PRIORITIES:
                 counts[move.priority] += 1
             elif move.status is Status.SCHEDULED:
                 due = True

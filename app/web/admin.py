@@ -162,7 +162,7 @@ def clear_queue(word: str) -> dict[str, Any]:
 
 def _priority(word: str) -> Priority:
     try:
-        return Priority(word)
+        return Priority.of_queue(word)
     except ValueError:
         raise refused(404, f"There is no such queue; the queues are {', '.join(PRIORITIES)}.") from None
 

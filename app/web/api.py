@@ -10,7 +10,7 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, request
 
 from app.tasks.errors import IntakePaused, TaskError, TaskNotFound
-from app.tasks.model import Priority, Status, Submitted, Task
+from app.tasks.model import PRIORITIES, Priority, Status, Submitted, Task
 from app.tasks.store.queries import Filter
 from app.tasks.submission import TaskRequest
 from app.web import auth, parts
@@ -165,7 +165,7 @@ def list_tasks() -> dict[str, Any]:
 
 def _filter(given: dict[str, str], ids: list[int] | None) -> Filter:
     status = one_of("status", given.get("status"), [status.value for status in Status])
-    priority = one_of("priority", given.get("priority"), [priority.value for priority in Priority])
+    priority = one_of("priority", given.get("priority"), [priority.value for priority in PRIORITIES])
     return Filter(
         status=Status(status) if status else None,
         priority=Priority(priority) if priority else None,
@@ -243,7 +243,7 @@ def retry(task_id: str) -> dict[str, Any]:
 @api.put("/tasks/<task_id>/priority")
 def reprioritise(task_id: str) -> dict[str, Any]:
     """Move a waiting task to another priority."""
-    word = one_of("priority", body_as(PriorityBody).priority, [priority.value for priority in Priority])
+    word = one_of("priority", body_as(PriorityBody).priority, [priority.value for priority in PRIORITIES])
     assert word is not None
     moved = parts.queue().reprioritise(visible_task(task_id).task_id, Priority(word))
     return {**moved_json(moved), "priority": word}

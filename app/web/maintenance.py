@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from flask import Blueprint
 from pydantic import AfterValidator, Field
 
-from app.tasks.model import Priority
+from app.tasks.model import PRIORITIES
 from app.tasks.routing import Intake, Routing
 from app.web import auth, parts
 from app.web.audit import audit
@@ -65,7 +65,9 @@ def status() -> dict[str, Any]:
 
 
 def _status_json(rules: Routing) -> dict[str, Any]:
-    paused = [rules[p] for p in Priority if p in rules and rules[p].intake_at(parts.now()) is not Intake.OPEN]
+    paused = [
+        rules[p] for p in PRIORITIES if p in rules and rules[p].intake_at(parts.now()) is not Intake.OPEN
+    ]
     if not paused:
         return {"paused": False, "mode": None, "reason": None, "until": None}
     first = paused[0]

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from app.system import System
-from app.tasks.model import PRIORITIES, Priority
+from app.tasks.model import PRIORITIES
 from app.transfer import runs
 from app.transfer.batches import BatchRecords
 from app.transfer.errors import NotPossible
@@ -23,7 +23,7 @@ from scripts.migration.commands import GOOD, PROBLEM, say
 F = TypeVar("F", bound=Callable[..., Any])
 
 _OPTIONS = (
-    click.option("--priority", "priorities", multiple=True, type=click.Choice([p.value for p in Priority])),
+    click.option("--priority", "priorities", multiple=True, type=click.Choice([p.value for p in PRIORITIES])),
     click.option("--name", help="Only tasks of this name."),
     click.option(
         "--share", type=click.IntRange(1, 100), default=100, help="Percent of the tasks, the same each time."

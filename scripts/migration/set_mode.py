@@ -20,7 +20,7 @@ PERCENTS = {"database": 0, "redis": 100}
 @click.command(help=__doc__)
 @click.argument("mode", required=False, type=click.Choice(["database", "hybrid", "redis"]))
 @click.option("--percent", type=click.IntRange(0, 100), help="Share of the Redis track in hybrid mode.")
-@click.option("--priority", "priorities", multiple=True, type=click.Choice([p.value for p in Priority]))
+@click.option("--priority", "priorities", multiple=True, type=click.Choice([p.value for p in PRIORITIES]))
 @json_option
 def main(mode: str | None, percent: int | None, priorities: tuple[str, ...], as_json: bool) -> None:
     with running_system() as system:

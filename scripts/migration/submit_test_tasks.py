@@ -10,7 +10,7 @@ from dataclasses import asdict
 import click
 
 from app.system import System
-from app.tasks.model import Priority, Submitted
+from app.tasks.model import PRIORITIES, Priority, Submitted
 from app.transfer import trials
 from app.transfer.progress import Progress
 from scripts.migration.commands import GOOD, PROBLEM, guarded, json_option, running_system, say
@@ -18,7 +18,7 @@ from scripts.migration.commands import GOOD, PROBLEM, guarded, json_option, runn
 
 @click.command(help=__doc__)
 @click.option("--count", type=click.IntRange(1, 1_000_000), default=10, show_default=True)
-@click.option("--priority", type=click.Choice([p.value for p in Priority]), default="normal")
+@click.option("--priority", type=click.Choice([p.value for p in PRIORITIES]), default="normal")
 @click.option("--remove", is_flag=True, help="Remove what earlier calls submitted; submit nothing.")
 @json_option
 def main(count: int, priority: str, remove: bool, as_json: bool) -> None:

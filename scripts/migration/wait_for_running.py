@@ -19,7 +19,7 @@ NAMED = 20
 
 @click.command(help=__doc__)
 @click.option("--limit", "limit_seconds", type=click.FloatRange(min=0), default=600.0, show_default=True)
-@click.option("--priority", "priorities", multiple=True, type=click.Choice([p.value for p in Priority]))
+@click.option("--priority", "priorities", multiple=True, type=click.Choice([p.value for p in PRIORITIES]))
 @json_option
 def main(limit_seconds: float, priorities: tuple[str, ...], as_json: bool) -> None:
     wanted = [Priority(word) for word in priorities] or list(PRIORITIES)

@@ -10,7 +10,17 @@ from typing import Any
 import pytest
 
 from app.tasks.healing import Healed, Sweeper
-from app.tasks.model import Claim, Completed, Failed, Moved, Priority, Released, RetryLater, Ticket
+from app.tasks.model import (
+    PRIORITIES,
+    Claim,
+    Completed,
+    Failed,
+    Moved,
+    Priority,
+    Released,
+    RetryLater,
+    Ticket,
+)
 from app.tasks.queue import TaskQueue
 from app.tasks.settings import CoreSettings
 from app.tasks.store import Store
@@ -83,7 +93,7 @@ def test_what_is_set_aside_is_not_claimed_again_until_somebody_ends(limited: Sto
     for _ in range(3):
         assert queued(limited) == []
     assert limited.moves.due(limit=10) == []
-    assert limited.moves.lift_holds(list(Priority), limit=10) == []
+    assert limited.moves.lift_holds(list(PRIORITIES), limit=10) == []
 
 
 ENDS = [

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.tasks.model import Priority, Ticket
+from app.tasks.model import PRIORITIES, Priority, Ticket
 from app.tasks.runner import boot_clock
 from app.tasks.store import Store
 from app.tasks.store.claims import TicketClaims
@@ -22,7 +22,7 @@ WEIGHTS = Visits.parse(None, "urgent=3,low=1")
 
 
 def redis_consumer(store: Store, tickets: RQQueueManager, visits: Visits) -> RedisConsumer:
-    for number, priority in enumerate(Priority):
+    for number, priority in enumerate(PRIORITIES):
         first = 1000 * (number + 1)
         tickets.push([Ticket(n, 1, priority, "test.noop") for n in range(first, first + 100)])
     return RedisConsumer(store, tickets, holder="w", visits=visits)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from app.tasks.errors import InvalidTask, PayloadTooLarge, UnknownPriority, UnknownTaskName
 from app.tasks.handlers import Handler, HandlerRegistry
 from app.tasks.ids import IdSource
-from app.tasks.model import NewTask, Priority
+from app.tasks.model import PRIORITIES, NewTask, Priority
 from app.tasks.settings import CoreSettings
 from app.tasks.submission import RequestCheck, TaskRequest
 
@@ -210,7 +210,7 @@ def test_an_unknown_priority_is_refused_or_replaced_as_the_settings_say(value: A
     assert check(priority=value, settings=lenient).priority is Priority.LOW
 
 
-@pytest.mark.parametrize("value", [*Priority, *(priority.value for priority in Priority)])
+@pytest.mark.parametrize("value", [*PRIORITIES, *(priority.value for priority in PRIORITIES)])
 def test_a_priority_may_be_given_as_a_word(value: str) -> None:
     assert check(priority=value).priority is Priority(value)
 

@@ -70,4 +70,4 @@ def test_a_wrong_word_is_named_and_nothing_starts(
 
 
 def test_every_priority_can_be_named() -> None:
-    assert Visits.parse(",".join(PRIORITIES), None).priorities == tuple(Priority)
+    assert Visits.parse(",".join(PRIORITIES), None).priorities == PRIORITIES

@@ -5,7 +5,8 @@ Split by reader: `submitting` (birth), `claims` (a worker's right), `settling` (
 transition), `transfers` (many rows from one track to the other), `tickets` (what the sweeper asks),
 `queries` (reading), `schedules` (what runs again), `looks` (is there anything to do?), `notices`
 (waking who waits), `routing`, `registry` (workers, locks), `imports` (the birth of imported tasks), `slots`
-(those of them that wait for a place of their user), `write_backs` (what their legacy rows are told).
+(those of them that wait for a place of their user), `write_backs` (what their legacy rows are told),
+`records` (the lanes of flows, and what happens to their records many at a time).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from app.tasks.store.looks import Looks
 from app.tasks.store.moves import Moves
 from app.tasks.store.notices import Notices
 from app.tasks.store.queries import Queries
+from app.tasks.store.records import Records
 from app.tasks.store.registry import Registry
 from app.tasks.store.routing import RoutingTable
 from app.tasks.store.schedules import ScheduleRows
@@ -56,6 +58,7 @@ class Store:
     imports: Imports
     slots: SlotWaits
     write_backs: WriteBacks
+    records: Records
 
     @classmethod
     def over(cls, database: Database, *, user_concurrency: int = 0) -> Store:
@@ -90,4 +93,5 @@ class Store:
             imports=imports,
             slots=SlotWaits(database),
             write_backs=backs,
+            records=Records(database),
         )

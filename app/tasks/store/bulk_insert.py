@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from app.tasks.database import Database
-from app.tasks.model import NewTask, Priority, Status
+from app.tasks.model import NewTask, Status
 from app.tasks.store.driver_sql import DriverSql, array_text
 
 CHUNK_ROWS = 2000
@@ -29,8 +29,8 @@ _TYPES = {
 }
 
 
-Kind = tuple[Status, bool, Priority]
-"""What rows of one group have in common: status, whether they are held, priority."""
+Kind = tuple[Status, bool, int]
+"""What rows of one group have in common: status, whether they are held, rank or lane."""
 NewRow = tuple[NewTask, str | None]
 """A new task, with its active key."""
 
@@ -73,7 +73,7 @@ class BulkInsert:
         fixed = self._fixed(kind, self._sql.now)
         into = f"INSERT INTO tasks ({', '.join((*columns, *fixed))})"
         constants = ", ".join(fixed.values())
-        guard = f"routing.priority = {kind[2].rank} AND routing.version = {version:d}"
+        guard = f"routing.priority = {kind[2]:d} AND routing.version = {version:d}"
         if self._sql.kind == "postgresql":
             arrays = ", ".join(f"%s::{_TYPES[name]}[]" for name in columns)
             held = f"(SELECT 1 FROM routing WHERE {guard} FOR SHARE) AS held"  # noqa: S608
@@ -101,8 +101,8 @@ class BulkInsert:
 
     def _fixed(self, kind: Kind, moment: str) -> dict[str, str]:
         """What all rows of a group have in common, as SQL: words and numbers of our own."""
-        status, held, priority = kind
-        fixed = {"status": f"'{status.value}'", "priority": str(priority.rank), "created_at": moment}
+        status, held, rank = kind
+        fixed = {"status": f"'{status.value}'", "priority": str(rank), "created_at": moment}
         if held:
             fixed["held"] = self._sql.true
         if status is not Status.SCHEDULED:

@@ -98,10 +98,21 @@ class Claims:
         allowed = self._claimable(on, Track.DATABASE, priorities)
         if not allowed:
             return []
+        ranks = [priority.rank for priority in allowed]
+        return self._queued_of(on, terms, ranks, limit, waiting_for_seconds)
+
+    def records(self, lane: int, *, holder: str, limit: int, lease_seconds: float) -> list[Claim]:
+        """Claim up to `limit` records that wait in this lane, the oldest first; locked ones are skipped."""
+        terms = Terms(holder, lease_seconds, self.draw_token())
+        return self._database.run(lambda on: self._queued_of(on, terms, [lane], limit))
+
+    def _queued_of(
+        self, on: Connection, terms: Terms, ranks: Sequence[int], limit: int, waiting_for_seconds: float = 0
+    ) -> list[Claim]:
         if self._sql.kind == "mysql" and waiting_for_seconds == 0:
-            rows = self._lock_by_pages(on, allowed, limit)
+            rows = self._lock_by_pages(on, ranks, limit)
         else:
-            rows = self._rows(on, *self._next_queued(allowed, limit, waiting_for_seconds))
+            rows = self._rows(on, *self._next_queued(ranks, limit, waiting_for_seconds))
         return self._take(on, rows, Track.DATABASE, terms)
 
     def tickets(
@@ -206,21 +217,21 @@ class Claims:
         return claims
 
     def _next_queued(
-        self, priorities: Sequence[Priority], limit: int, waiting_for_seconds: float
+        self, ranks: Sequence[int], limit: int, waiting_for_seconds: float
     ) -> tuple[str, Sequence[Any]]:
         waited = ""
         if waiting_for_seconds > 0:
             waited = f" AND waiting_since <= {self._sql.later(-waiting_for_seconds)}"
         query = (
             f"SELECT {self._columns} FROM tasks WHERE status = 'QUEUED'"  # noqa: S608 - marks only
-            f" AND priority IN ({self._sql.marks(len(priorities))})"
+            f" AND priority IN ({self._sql.marks(len(ranks))})"
             f" AND confirmed_in = 0"  # always so for QUEUED: lets the index give the order
             f"{waited} ORDER BY priority, id LIMIT {self._sql.mark}"
         )
         skip = " SKIP LOCKED" if self._locked else ""
-        return f"{query}{self._locked}{skip}", [*(p.rank for p in priorities), limit]
+        return f"{query}{self._locked}{skip}", [*ranks, limit]
 
-    def _lock_by_pages(self, on: Connection, priorities: Sequence[Priority], limit: int) -> list[_Row]:
+    def _lock_by_pages(self, on: Connection, ranks: Sequence[int], limit: int) -> list[_Row]:
         """InnoDB walks and locks the dead entries at the head of an index that it reads for locking, and each
         claim adds some. So the index alone names candidates, unlocked, and the locks go by primary key.
 
@@ -228,10 +239,9 @@ class Claims:
         rows of ours onto that one: they are not taken again.
         """
         where = (
-            f"status = 'QUEUED' AND priority IN ({self._sql.marks(len(priorities))}) AND confirmed_in = 0"
+            f"status = 'QUEUED' AND priority IN ({self._sql.marks(len(ranks))}) AND confirmed_in = 0"
             " ORDER BY priority, id"
         )
-        ranks = [priority.rank for priority in priorities]
         rows: list[_Row] = []
         for page in range(PAGES):
             look = f"SELECT id FROM tasks WHERE {where} LIMIT {limit} OFFSET {page * limit}"  # noqa: S608

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, exists, func, select
+from sqlalchemy import exists, func, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from app.tasks.database import Database
 from app.tasks.model import Priority, Status
 from app.tasks.routing import Routing
-from app.tasks.schema import AnyRow, database_now, locks, routing, schedules, tasks
+from app.tasks.schema import AnyRow, database_now, in_a_queue, locks, routing, schedules, tasks
 from app.tasks.store.routing import RoutingTable, route_of
 
 
@@ -43,7 +43,9 @@ class Looks:
     def __init__(self, database: Database, routing_table: RoutingTable) -> None:
         self._database = database
         self._routing = routing_table
-        self._queued = select(routing, _some(Status.QUEUED, routing.c.priority).label("some"))
+        self._queued = select(
+            routing, _some(Status.QUEUED, tasks.c.priority == routing.c.priority).label("some")
+        )
         self._glances: dict[str, Any] = {}
 
     def queued(self) -> tuple[Routing, set[Priority]]:
@@ -79,11 +81,8 @@ def _seconds(moment: datetime | None, now: datetime) -> float | None:
     return None if moment is None else (moment - now).total_seconds()
 
 
-def _some(status: Status, priority: Any = None) -> ColumnElement[bool]:
-    conditions = [tasks.c.status == status]
-    if priority is not None:
-        conditions.append(tasks.c.priority == priority)
-    return exists(select(tasks.c.id).where(and_(*conditions)))
+def _some(status: Status, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    return exists(select(tasks.c.id).where(tasks.c.status == status, *conditions))
 
 
 def _glance(lock: str) -> Any:
@@ -102,7 +101,7 @@ def _glance(lock: str) -> Any:
         select(locks.c.until_at).where(of_lock).scalar_subquery().label("lock_until"),
         next_due.scalar_subquery().label("next_due"),
         select(func.min(schedules.c.next_run_at)).scalar_subquery().label("next_run"),
-        _some(Status.QUEUED).label("queued"),
+        _some(Status.QUEUED, in_a_queue()).label("queued"),
         _some(Status.DISPATCHED).label("dispatched"),
         _some(Status.PROCESSING).label("processing"),
     )

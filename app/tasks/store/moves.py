@@ -17,7 +17,7 @@ from app.tasks.errors import TaskNotFound, WrongState
 from app.tasks.ids import first_id_of
 from app.tasks.model import ENDED, PRIORITIES, WAITING, Moved, OnLost, Priority, Status, Ticket, Track
 from app.tasks.routing import Intake, Route
-from app.tasks.schema import AnyRow, database_now, status_is, task_events, tasks
+from app.tasks.schema import AnyRow, database_now, in_a_queue, status_is, task_events, tasks
 from app.tasks.store import events
 from app.tasks.store.misplaced import Misplaced
 from app.tasks.store.placing import FRESH, OVER, PLACED_COLUMNS, moved, place
@@ -224,7 +224,7 @@ class Moves:
         def work(on: Connection) -> tuple[Moved, Priority]:
             rules, _ = hold_routing(on, [priority])
             row = _locked(on, task_id)
-            if row.status not in WAITING:
+            if row.status not in WAITING or Priority.FLOW in (row.priority, priority):
                 raise WrongState(task_id=task_id, status=row.status, verb="reprioritise")
             status = row.status
             values: dict[str, Any] = {"priority": priority, "epoch": tasks.c.epoch + 1, "confirmed_in": 0}
@@ -269,8 +269,8 @@ class Moves:
         return self._database.run(work)
 
     def purge_failed(self, *, limit: int, task_id: int | None = None) -> int:
-        """Delete dead letters, or one of them. Returns how many; repeat until 0."""
-        query = select(tasks.c.id).where(tasks.c.status == Status.FAILED).limit(limit)
+        """Delete dead letters of the queues, or one of them. Returns how many; repeat until 0."""
+        query = select(tasks.c.id).where(tasks.c.status == Status.FAILED, in_a_queue()).limit(limit)
         if task_id is not None:
             query = query.where(tasks.c.id == task_id)
         return self._delete(query)
@@ -285,6 +285,7 @@ class Moves:
             .where(
                 tasks.c.id < first_id_of(before),
                 tasks.c.status.in_((Status.COMPLETED, Status.CANCELLED)),
+                in_a_queue(),
                 tasks.c.ended_at < before,
             )
             .limit(limit)

@@ -14,7 +14,7 @@ from sqlalchemy import Select, func, select, union_all
 from app.tasks.database import Database
 from app.tasks.errors import TaskNotFound
 from app.tasks.model import PRIORITIES, Event, PlannedRun, Priority, Status, Task
-from app.tasks.schema import AnyRow, database_now, task_events, tasks
+from app.tasks.schema import AnyRow, database_now, in_a_queue, task_events, tasks
 
 PAGE_ROWS = 50
 PAGE_LIMIT = 500
@@ -78,7 +78,7 @@ class Queries:
         return self._database.read(lambda on: {row.id: row.status for row in on.execute(query)})
 
     def counts(self, statuses: Iterable[Status] = Status) -> dict[Status, dict[Priority, int]]:
-        """How many tasks of each of these statuses and of each priority there are, zeros included.
+        """How many tasks of each of these statuses and of each queue's priority there are, zeros included.
 
         A status may have millions of rows: counting those takes at most a twentieth of the time, so their
         numbers are as old as twenty times what the count took. Up to some thousands are counted each time.
@@ -98,7 +98,7 @@ class Queries:
         if statuses:
             query = (
                 select(tasks.c.status, tasks.c.priority, func.count())
-                .where(tasks.c.status.in_(statuses))
+                .where(tasks.c.status.in_(statuses), in_a_queue())
                 .group_by(tasks.c.status, tasks.c.priority)
             )
             for status, priority, number in self._database.read(lambda on: on.execute(query).all()):

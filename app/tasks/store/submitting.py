@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from app.tasks.database import CommitUnknown, Database
 from app.tasks.model import WAITING, NewTask, Priority, Status
-from app.tasks.schema import AnyRow, database_now, routing, tasks
+from app.tasks.schema import AnyRow, database_now, in_a_queue, routing, tasks
 from app.tasks.store.bulk_insert import BulkInsert, Kind, NewRow
 from app.tasks.store.driver_sql import DriverSql
 from app.tasks.store.routing import hold_routing
@@ -104,7 +104,7 @@ class Submissions:
         """Insert rows whose routing the transaction already holds. Raises `IntegrityError` on a duplicate."""
         groups: dict[Kind, list[NewRow]] = defaultdict(list)
         for new, place in batch:
-            groups[place.status, place.held, new.priority].append((new, place.active_key))
+            groups[place.status, place.held, new.priority.rank].append((new, place.active_key))
         self._bulk.insert(groups, connection, now)
 
     def insert_alike(self, placement: Placement, news: Sequence[NewTask]) -> bool:
@@ -113,7 +113,7 @@ class Submissions:
 
         Raises `CommitUnknown` if the connection was lost and they are not there.
         """
-        kind = (placement.status, placement.held, news[0].priority)
+        kind = (placement.status, placement.held, news[0].priority.rank)
         rows = [(new, None) for new in news]
         version = placement.routing_version
         try:
@@ -165,7 +165,7 @@ class Submissions:
 
     def at_least_waiting(self, limit: int) -> bool:
         """True if `limit` or more tasks wait. Reads at most `limit` index entries."""
-        last = select(tasks.c.id).where(tasks.c.status.in_(WAITING)).limit(1).offset(limit - 1)
+        last = select(tasks.c.id).where(tasks.c.status.in_(WAITING), in_a_queue()).limit(1).offset(limit - 1)
         return self._database.read(lambda on: on.execute(last).first()) is not None
 
     def _values(self, new: NewTask, placement: Placement) -> dict[str, Any]:

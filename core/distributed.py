@@ -1,0 +1,1 @@
+from app.distributed import DistributedProcessor as DistributedProcessor

@@ -1,0 +1,3 @@
+from app.distributed import business_logic as business_logic
+from app.distributed import distributed_processing_flow as distributed_processing_flow
+from app.distributed import process_record_with_status as process_record_with_status
