@@ -56,12 +56,12 @@ def expire(rows: Rows, *, hours_ago: float = 0.1) -> None:
     )
 
 
-# --- coming in ------------------------------------------------------------------------------------------
+# --- coming in --------------------------------------------------------------------------------
 
 
 def test_001_09_the_count_returned_is_the_count_of_rows(processor: DistributedProcessor, rows: Rows) -> None:
     assert processor.add_records_to_queue("survey", numbers(7)) == 7
-    wrapped = [{"payload": {"n": 7}}, {"payload": [8], "key": "eight"}]
+    wrapped: list[Any] = [{"payload": {"n": 7}}, {"payload": [8], "key": "eight"}]
     assert processor.add_records_to_queue("survey", wrapped) == 2
     found = rows.execute("SELECT flow_name, payload, status, retry_count FROM processing_queue ORDER BY id")
     payloads = [f'{{"n":{n}}}' for n in range(8)] + ["[8]"]
@@ -81,7 +81,7 @@ def test_two_who_add_the_same_keys_at_once_add_them_once(make_processor: MakePro
     parties = [make_processor() for _ in range(3)]
     threads = [
         threading.Thread(
-            target=lambda p=party: added.append(p.add_records_to_queue("survey", numbers(300), key="n"))  # type: ignore[misc]
+            target=lambda p=party: added.append(p.add_records_to_queue("survey", numbers(300), key="n"))
         )
         for party in parties
     ]
@@ -107,7 +107,7 @@ def test_wrong_records_are_named_and_none_is_added(processor: DistributedProcess
             processor.add_records_to_queue(flow, numbers(1))
 
 
-# --- being claimed ----------------------------------------------------------------------------------------
+# --- being claimed ----------------------------------------------------------------------------
 
 
 def test_001_01_claimers_at_once_get_disjoint_records(make_processor: MakeProcessor) -> None:
@@ -178,7 +178,7 @@ def test_what_is_held_goes_back_when_a_processor_closes(make_processor: MakeProc
     assert [record["retry_count"] for record in second.claim_records_batch("survey", 4)] == [0] * 4
 
 
-# --- being lost ---------------------------------------------------------------------------------------------
+# --- being lost -------------------------------------------------------------------------------
 
 
 def test_a_lease_counts_as_over_once_nobody_renewed_it_for_an_interval(
@@ -268,7 +268,7 @@ def test_002_05_the_failed_records_below_the_limit_are_reset_and_no_others(
     assert sorted(tuple(row) for row in found) == [(f'{{"n":{n}}}', 1) for n in (0, 1, 3)]
 
 
-# --- a run of a flow ------------------------------------------------------------------------------------------
+# --- a run of a flow --------------------------------------------------------------------------
 
 
 def test_001_11_a_run_tells_what_it_did_and_one_failure_stops_nobody(
@@ -285,8 +285,13 @@ def test_001_11_a_run_tells_what_it_did_and_one_failure_stops_nobody(
     assert summary == {
         "flow_name": "survey",
         "batch_size": 8,
-        **{"records_claimed": 8, "total": 8, "records_completed": 7, "completed": 7},
-        **{"records_failed": 1, "failed": 1, "success_rate_percent": 87.5},
+        "records_claimed": 8,
+        "total": 8,
+        "records_completed": 7,
+        "completed": 7,
+        "records_failed": 1,
+        "failed": 1,
+        "success_rate_percent": 87.5,
         "processor_instance": processor.instance_id,
     }
     assert [one["error"] for one in failed] == ["ValueError: three is wrong"]
@@ -340,7 +345,7 @@ def test_what_logic_writes_through_its_connection_commits_with_the_end_of_the_re
     assert sorted(rows.effects()) == [0, 2]
 
 
-# --- beside tasks -----------------------------------------------------------------------------------------------
+# --- beside tasks -----------------------------------------------------------------------------
 
 
 def test_nobody_but_their_flow_sees_records(

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from click.testing import CliRunner
 
-from app.tasks.model import PRIORITIES, Priority
+from app.tasks.model import PRIORITIES
 from workers.__main__ import main
 from workers.visiting import Visits
 
