@@ -39,11 +39,11 @@ BusinessLogic = Callable[..., Any]
 class RecordContext:
     """What business logic may know and use beside the payload, if it takes a second argument."""
 
-    record_id: int
+    record_id: int | str
     flow: str
     retry_count: int
     source: DatabaseManager | None
-    task: TaskContext | None = None
+    connect: Callable[[], Connection]
 
     @property
     def idempotency_key(self) -> str:
@@ -54,9 +54,7 @@ class RecordContext:
     def connection(self) -> Connection:
         """A connection to the queue's database, in the transaction that records this record's end: what is
         written through it happens exactly once."""
-        if self.task is None:
-            raise RuntimeError("a record that does not go through the queue has no connection of its own")
-        return self.task.connection
+        return self.connect()
 
 
 _LOGIC: dict[str, BusinessLogic] = {}
@@ -76,6 +74,21 @@ def business_logic(flow: str) -> Callable[[BusinessLogic], BusinessLogic]:
         return function
 
     return declare
+
+
+class UnknownFlow(ValueError):
+    """This process has no business logic for the flow; the sentence says what to do."""
+
+
+def logic_of(flow: str) -> BusinessLogic:
+    """The business logic that was declared for a flow. Raises `UnknownFlow`."""
+    try:
+        return _LOGIC[checked_flow(flow)]
+    except KeyError:
+        raise UnknownFlow(
+            f"No business logic is registered for the flow {flow!r}: pass business_logic_func, or import the"
+            f" module that declares it with @business_logic({flow!r})."
+        ) from None
 
 
 def registered_flows() -> Sequence[str]:
@@ -116,6 +129,14 @@ class Tally:
                 self.fail(outcome.claim.task_id, getattr(outcome, "error", "cancelled"))
             else:
                 self.returned += 1
+
+    def add_up(self, other: Tally) -> None:
+        """With what another has counted."""
+        self.claimed += other.claimed
+        self.completed += other.completed
+        self.failed += other.failed
+        self.returned += other.returned
+        self.errors += other.errors[: ERRORS_SHOWN - len(self.errors)]
 
     def fail(self, record_id: Any, error: str) -> None:
         self.failed += 1
@@ -158,20 +179,28 @@ def distributed_processing_flow(
         size = int(own.settings_of(flow).get_variable("distributed_batch_size"))
     if size < 1:
         raise ValueError(f"batch_size must be at least 1, not {size}")
-    logic = business_logic_func or _LOGIC.get(checked_flow(flow))
-    if logic is None:
-        message = (
-            f"No business logic is registered for the flow {flow!r}: pass business_logic_func, or import the"
-            f" module that declares it with @business_logic({flow!r})."
-        )
-        return Tally().summary(flow, size, own.instance_id) | {"message": message}
-    return FlowRunner(own, flow, logic).run(size)
+    try:
+        logic = business_logic_func or logic_of(flow)
+    except UnknownFlow as error:
+        return Tally().summary(flow, size, own.instance_id) | {"message": str(error)}
+    tally = Tally()
+    FlowRunner(own, flow, logic).run(size, tally)
+    return tally.summary(flow, size, own.instance_id)
 
 
 class FlowRunner:
     """Runs batches of one flow with one business logic."""
 
-    def __init__(self, processor: DistributedProcessor, flow: str, logic: BusinessLogic) -> None:
+    def __init__(
+        self,
+        processor: DistributedProcessor,
+        flow: str,
+        logic: BusinessLogic,
+        *,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Once `stopped()` is true no further record is started, and those that were claimed go back."""
+        self._stopped = stopped
         self._processor = processor
         self._flow = flow
         self._logic = logic
@@ -179,9 +208,17 @@ class FlowRunner:
         system = processor.system
         self._runner = Runner(system.store, HandlerRegistry([handler]), system.settings)
 
-    def run(self, batch_size: int) -> dict[str, Any]:
-        """Claim and process up to `batch_size` records. Raises `DatabaseUnavailable`: what was claimed comes
-        back with the end of its lease."""
+    def work_off(self, batch_size: int, tally: Tally) -> None:
+        """Batch after batch, until a claim wins nothing."""
+        while not self._stopped():
+            before = tally.claimed
+            self.run(batch_size, tally)
+            if tally.claimed == before:
+                return
+
+    def run(self, batch_size: int, total: Tally) -> None:
+        """Claim and process up to `batch_size` records, and add to what was done. Raises
+        `DatabaseUnavailable`: what was claimed comes back with the end of its lease."""
         started = datetime.now(UTC)
         tally = Tally()
         lives = self._processor.claim(self._flow, batch_size)
@@ -190,8 +227,8 @@ class FlowRunner:
             self.process(lives, tally)
         finally:
             if lives:
-                self._log(tally, started)
-        return tally.summary(self._flow, batch_size, self._processor.instance_id)
+                log_run(self._processor, self._flow, "distributed", tally, started)
+            total.add_up(tally)
 
     def process(self, lives: Sequence[LiveTask], tally: Tally) -> None:
         done: list[Outcome] = []
@@ -199,7 +236,7 @@ class FlowRunner:
         settled_at = time.monotonic()
         while waiting:
             live = waiting.popleft()
-            if live.lost or boot_clock() >= live.lease_ends:
+            if live.lost or boot_clock() >= live.lease_ends or self._stopped():
                 done.append(Released(live.claim))  # refused by its token if another has it
             else:
                 outcome = _final(self._runner.execute(live))
@@ -230,20 +267,22 @@ class FlowRunner:
 
     def _call(self, payload: Any, context: TaskContext) -> Any:
         own = RecordContext(
-            context.task_id, self._flow, context.failures, self._processor.source_database, context
+            *(context.task_id, self._flow, context.failures, self._processor.source_database),
+            connect=lambda: context.connection,
         )
         return called(self._logic, payload, own)
 
-    def _log(self, tally: Tally, started: datetime) -> None:
-        run = FlowRun(
-            *(self._flow, self._processor.instance_id, "distributed"),
-            *(tally.claimed, tally.completed, tally.failed),
-            error=str(tally.errors[0]["error"]) if tally.errors else None,
-            started_at=started,
-            ended_at=datetime.now(UTC),
-        )
-        with suppress(DatabaseUnavailable):  # the records' ends are what counts
-            self._processor.system.store.records.log_run(run)
+
+def log_run(processor: DistributedProcessor, flow: str, mode: str, tally: Tally, started: datetime) -> None:
+    """Keep what a run has done."""
+    run = FlowRun(
+        *(flow, processor.instance_id, mode, tally.claimed, tally.completed, tally.failed),
+        error=str(tally.errors[0]["error"]) if tally.errors else None,
+        started_at=started,
+        ended_at=datetime.now(UTC),
+    )
+    with suppress(DatabaseUnavailable):  # the records' ends are what counts
+        processor.system.store.records.log_run(run)
 
 
 def _final(outcome: Outcome) -> Outcome:
@@ -260,12 +299,10 @@ def process_record_with_status(
     processor: DistributedProcessor | None = None,
 ) -> dict[str, Any]:
     """Process one record of `claim_records_batch` and record its end. Returns `record_id`, `status`
-    (completed, failed or lost) and `result` or `error`."""
+    (completed, failed or lost) and `result` or `error`. Raises `UnknownFlow`."""
     own = processor or own_processor()
     record_id, flow = int(record["id"]), str(record["flow_name"])
-    logic = business_logic_func or _LOGIC.get(flow)
-    if logic is None:
-        raise ValueError(f"no business logic is registered for the flow {flow!r}")
+    logic = business_logic_func or logic_of(flow)
     live = own.held(record_id)
     if live is None:
         return {"record_id": record_id, "status": "lost", "error": "another process has this record now"}

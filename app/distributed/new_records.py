@@ -44,7 +44,7 @@ class NewRecords:
         problems: list[FieldProblem] = []
         for number, record in enumerate(records):
             try:
-                payload, own_key = _parts(record, key)
+                payload, own_key = parts_of(record, key)
                 text = self._text(payload)
             except ValueError as error:
                 problems.append(FieldProblem(f"records.{number}.{error.args[0]}", str(error.args[-1])))
@@ -82,8 +82,9 @@ class NewRecords:
         return text
 
 
-def _parts(record: Mapping[str, Any], key: Key) -> tuple[Any, str | None]:
-    """The payload and the key of a record as it was given."""
+def parts_of(record: Mapping[str, Any], key: Key) -> tuple[Any, str | None]:
+    """The payload of a record, and what tells it apart from the others of its flow. Raises `ValueError` with
+    the field and what is wrong with it."""
     if not isinstance(record, Mapping):
         raise ValueError("payload", "a record must be a mapping")
     wrapped = "payload" in record and record.keys() <= WRAPPED

@@ -52,6 +52,7 @@ class DistributedProcessor:
         """`database` holds the queue (default: the one of DATABASE_URL); `source_database` is what the
         business logic reads from. Raises `ConfigError` for settings that cannot work."""
         self.database = database or DatabaseManager()
+        self._own_database = database is None
         self.source_database = source_database
         self.instance_id = f"{socket.gethostname()[:40]}:{os.getpid()}:{secrets.token_hex(4)}"
         self._system = build_system(self.database.queue_config())
@@ -269,16 +270,22 @@ class DistributedProcessor:
     # --- the end --------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Give back what is held, unstarted or not marked, and close the connections."""
+        """Give back what is held, unstarted or not marked, and close the connections, but for those of
+        databases that were given."""
         self._over.set()
         with self._lock:
             held, self._held = list(self._held.values()), {}
+            renewal = self._renewal
+        if renewal is not None:
+            renewal.join()
         try:
             if held:
                 self._store.settlements.settle([Released(live.claim) for live in held])
         except TaskError as error:
             log.info("records.left_to_their_leases", records=len(held), reason=str(error))
         self._system.close()
+        if self._own_database:
+            self.database.close()
 
     def __enter__(self) -> Self:
         return self

@@ -33,7 +33,9 @@ def make_processor(rows: Rows) -> Iterator[MakeProcessor]:
         def make(variables: dict[str, str] | None = None) -> DistributedProcessor:
             settings = {"DATABASE_URL": rows.url, "RQ_ENABLED": False, "RQ_LEASE_SECONDS": LEASE_SECONDS}
             config = Config.for_tests(variables or {}, **settings)
-            return stack.enter_context(DistributedProcessor(DatabaseManager(config)))
+            database = DatabaseManager(config)
+            stack.callback(database.close)
+            return stack.enter_context(DistributedProcessor(database))
 
         yield make
 
@@ -419,8 +421,7 @@ def test_001_07_a_source_that_is_away_is_degraded_and_a_queue_that_is_away_unhea
     away = DatabaseManager(
         "sales", config=Config.for_tests({"SALES_CONNECTION_STRING": "postgresql://a:b@127.0.0.1:1/x"})
     )
-    config = Config.for_tests(DATABASE_URL=rows.url, RQ_ENABLED=False)
-    with DistributedProcessor(DatabaseManager(config), away) as without_source:
+    with DistributedProcessor(processor.database, away) as without_source:
         said = without_source.health_check()
     assert (said["status"], said["queue_status"]["total_records"]) == ("degraded", 0)
     assert {name: one["status"] for name, one in said["databases"].items()} == {

@@ -1,0 +1,1 @@
+"""Example flows: business logic of one's own on the record queue."""
