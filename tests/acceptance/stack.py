@@ -23,6 +23,7 @@ from app.system import System, build_system
 from app.tasks.model import PRIORITIES, Priority, Status
 from app.tasks.submission import TaskRequest
 from config import Config
+from tests.prepared import put_tables
 from tests.server_process import alive as lives
 from tests.server_process import free_port
 from tests.waiting import wait_until
@@ -66,6 +67,7 @@ class Stack:
         } | settings
         self.config = Config.for_tests(**self.settings)
         self.system: System = build_system(self.config)
+        put_tables(database_url)
         self.system.prepare()
         self._processes: list[subprocess.Popen[bytes]] = []
 

@@ -13,6 +13,7 @@ from app.system import build_system
 from app.tasks.submission import TaskRequest
 from config import Config
 from tests.contract.rows import Rows
+from tests.prepared import put_tables
 
 IN_THE_DATABASE = {"RQ_HYBRID_MODE": "true", "RQ_ROLLOUT_PERCENT": "0"}
 """Where a migration to Redis begins."""
@@ -28,6 +29,7 @@ class Place:
     def __init__(self, **settings: str) -> None:
         self.settings = settings
         self.system = build_system(Config.for_tests(**settings))
+        put_tables(settings["DATABASE_URL"])
         self.system.prepare()
         self.rows = Rows(settings["DATABASE_URL"], self.system.store.database)
 

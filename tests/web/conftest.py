@@ -16,6 +16,7 @@ from app.system import System, build_system
 from app.tasks.queue import TaskQueue, utc_now
 from app.web import build_app
 from config import Config
+from tests.prepared import put_tables
 from tests.web.support import ADMIN_TOKEN, API_TOKEN, MakeApp
 
 
@@ -36,6 +37,7 @@ def make_app(tmp_path: Path) -> Iterator[MakeApp]:
         system = replace(built, queue=queue)
         systems.append(system)
         if prepare:
+            put_tables(chosen["DATABASE_URL"])
             system.prepare()
         return build_app(system=system, clock=clock)
 
