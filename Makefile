@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 N ?= 3
 ROWS ?= 1000000
-JOBS ?= 2
+JOBS ?= 3
 CHECKED := $(wildcard app workers core flows scripts benchmarks tests config*.py web_app.py)
 
 .DEFAULT_GOAL := help
