@@ -29,7 +29,7 @@ class Setting:
     def __init__(self, store: Store, rows: Rows, server: RedisServer) -> None:
         self.store, self.rows, self.server = store, rows, server
         self.clock = Clock()
-        self.client = connect(server.url, answer_seconds=0.5)
+        self.client = connect(server.url, answer_seconds=30)  # a slow answer is no outage: the killed refuse
         self.tickets = RQQueueManager(self.client, health=RedisHealth(clock=self.clock))
         self.queue, self.sweeper = self.started(fallback_enabled=True)
 

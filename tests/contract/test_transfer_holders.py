@@ -135,7 +135,7 @@ def test_of_four_that_begin_at_once_one_does_and_the_others_name_it(
 def test_a_rollback_takes_the_priorities_from_a_running_dispatch(
     rows: Rows, queue: TaskQueue, records: TransferRecords
 ) -> None:
-    rows.put(count=80)
+    rows.put(count=800)  # for twenty seconds, of which this takes the first
     mover = dispatch(queue, limits=Limits(batch_rows=10, rows_per_second=40))
     running = InBackground(mover.run)
     wait_until(lambda: rows.count("DISPATCHED") >= 10, deadline_seconds=20, what="a batch is moved")
@@ -144,7 +144,7 @@ def test_a_rollback_takes_the_priorities_from_a_running_dispatch(
     with pytest.raises(Superseded):
         running.answer()
     assert done.moved >= 10
-    assert rows.count("QUEUED") == 80
+    assert rows.count("QUEUED") == 800
     assert records.get(mover.transfer_id).state is State.ABORTED
     assert records.get(back.transfer_id).state is State.COMPLETED
 
