@@ -142,7 +142,7 @@ class Server(ABC):
 
     def freeze(self) -> None:
         """Stop the server's clock: it keeps its connections and answers nothing until `thaw`."""
-        wait_until(self._stands_still, deadline_seconds=10, what="all of the server's processes to stop")
+        wait_until(self._stands_still, deadline_seconds=60, what="all of the server's processes to stop")
 
     def _stands_still(self) -> bool:
         """Stop what still runs: a process may have been born while its parent was being stopped."""

@@ -42,6 +42,13 @@ async def sleep(payload: dict[str, Any], context: TaskContext) -> dict[str, Any]
         return {"inside": inside}
 
 
+@task("async.long_first", retry_base_seconds=0.2)
+async def long_first(payload: dict[str, Any], context: TaskContext) -> None:
+    """Its first run does not end by itself while a test looks."""
+    with _counted(payload, context):
+        await asyncio.sleep(payload["seconds"] if context.failures == 0 else 0)
+
+
 @task("async.park", on_lost="park")
 async def park(payload: dict[str, Any], context: TaskContext) -> None:
     with _counted(payload, context):

@@ -43,7 +43,7 @@ class Web:
 
     def answers(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/health/live", timeout=2).status_code == 200
+            return httpx.get(f"{self.url}/health/live", timeout=10).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -104,7 +104,7 @@ class Stack:
         )
         wait_until(
             lambda: len({row.worker_id for row in self.workers()} - before) >= expected,
-            deadline_seconds=30,
+            deadline_seconds=60,
             what=lambda: f"{expected} workers to announce themselves; log:\n{self.log('pool')}",
         )
         return process
@@ -116,7 +116,7 @@ class Stack:
         process = self.start("web_app.py", log_name=name, settings={"PORT": port} | settings)
         web = Web(process, f"http://127.0.0.1:{port}", self.folder / f"{name}.log")
         wait_until(
-            web.answers, deadline_seconds=30, what=lambda: f"the web app to answer; log:\n{web.output()}"
+            web.answers, deadline_seconds=60, what=lambda: f"the web app to answer; log:\n{web.output()}"
         )
         return web
 

@@ -53,7 +53,7 @@ def test_committed_is_run_once_and_rolled_back_is_never_seen(
         assert set(starts.values()) == {1}
         wait_until(
             lambda: stack.lengths() == stack.waiting_by_redis(),
-            deadline_seconds=20,
+            deadline_seconds=60,
             what="the tickets of rolled-back rows to be gone",
         )
         engine.dispose()

@@ -28,11 +28,11 @@ def test_with_2000_low_tasks_waiting_an_urgent_task_starts_next(
             if isinstance(answer, Submitted)
         ]
         stack.start_pool(workers=2)
-        wait_until(lambda: len(stack.starts()) >= 20, deadline_seconds=30, what="the load to run")
+        wait_until(lambda: len(stack.starts()) >= 20, deadline_seconds=60, what="the load to run")
 
         urgent = queue.submit(stack.ledger_request(priority="urgent")).task_id
         started_by_then = len(stack.order_of_starts())
-        wait_until(lambda: urgent in stack.starts(), deadline_seconds=10, what="the urgent task to start")
+        wait_until(lambda: urgent in stack.starts(), deadline_seconds=60, what="the urgent task to start")
         order = stack.order_of_starts()
         # Each of the two workers may have claimed one more low task before the urgent one was accepted.
         assert order.index(urgent) <= started_by_then + 2

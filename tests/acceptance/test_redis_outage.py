@@ -42,7 +42,7 @@ def test_submissions_while_redis_is_killed_are_all_accepted_and_end_once(
 
         wait_until(
             lambda: stack.count(Status.DISPATCHED) == 0 and _fallback_active(web.url),
-            deadline_seconds=FALLBACK_SECONDS + 10,
+            deadline_seconds=60,
             what="the pollers to take over",
         )
         seconds = time.monotonic() - killed_at
@@ -55,17 +55,17 @@ def test_submissions_while_redis_is_killed_are_all_accepted_and_end_once(
         assert len(stack.starts()) == TASKS
 
         private_redis.start()
-        wait_until(lambda: not _fallback_active(web.url), deadline_seconds=30, what="the return to Redis")
-        answer = httpx.post(f"{web.url}/api/tasks", json=_task(stack, 0), timeout=10).json()
+        wait_until(lambda: not _fallback_active(web.url), deadline_seconds=60, what="the return to Redis")
+        answer = httpx.post(f"{web.url}/api/tasks", json=_task(stack, 0), timeout=60).json()
         assert answer["status"] == "DISPATCHED"
-        stack.wait_until_ended(TASKS + 1, deadline_seconds=20)
+        stack.wait_until_ended(TASKS + 1, deadline_seconds=60)
         assert stack.lengths() == dict.fromkeys(PRIORITIES, 0)
 
 
 def _submit_while_killing(stack: Stack, url: str, redis: RedisServer) -> tuple[dict[int, int], float]:
     statuses: dict[int, int] = {}
     killed_at = 0.0
-    with httpx.Client(timeout=30) as client, ThreadPoolExecutor(CLIENTS) as clients:
+    with httpx.Client(timeout=60) as client, ThreadPoolExecutor(CLIENTS) as clients:
         answers = clients.map(
             lambda number: client.post(f"{url}/api/tasks", json=_task(stack, number)).status_code,
             range(TASKS),
@@ -87,7 +87,7 @@ def _task(stack: Stack, number: int) -> dict[str, object]:
 
 
 def _fallback_active(url: str) -> bool:
-    return bool(httpx.get(f"{url}/admin/rq/health", timeout=10).json()["fallback_active"])
+    return bool(httpx.get(f"{url}/admin/rq/health", timeout=60).json()["fallback_active"])
 
 
 @pytest.mark.timeout(120)
@@ -108,6 +108,6 @@ def test_after_redis_lost_all_data_the_queues_tell_the_truth_within_a_sweeper_pa
         assert set(stack.starts().values()) == {1}
         wait_until(
             lambda: stack.lengths() == stack.waiting_by_redis(),
-            deadline_seconds=10,
+            deadline_seconds=60,
             what="LLEN to equal the DISPATCHED rows",
         )

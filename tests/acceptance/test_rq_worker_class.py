@@ -42,13 +42,13 @@ def client(stack: Stack) -> Any:
 
 def rq_info(stack: Stack) -> list[str]:
     command = [sys.executable, RQ, "info", "--raw", "-u", stack.settings["RQ_REDIS_URL"]]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.splitlines()
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.splitlines()
 
 
 def completed(stack: Stack, task_id: int) -> None:
     wait_until(
         lambda: stack.system.store.queries.task(task_id).status is Status.COMPLETED,
-        deadline_seconds=30,
+        deadline_seconds=60,
         what=lambda: f"the task to end; log:\n{stack.log('rq')}",
     )
 
@@ -102,11 +102,11 @@ def test_a_worker_that_may_runs_the_jobs_of_others_between_its_tickets(
         for name in ("low", "reports"):  # one of our queues, and one that is not
             job = Queue(name, connection=client(stack)).enqueue("operator.add", 40, 2)
             answered = partial(job.return_value, refresh=True)
-            wait_until(lambda: answered() == 42, deadline_seconds=30, what="the job's result")  # noqa: B023
+            wait_until(lambda: answered() == 42, deadline_seconds=60, what="the job's result")  # noqa: B023
         slow = submit(stack, seconds=3)
         wait_until(
             lambda: "queue normal 0, 1 executing, 1 finished, 0 failed" in rq_info(stack),
-            deadline_seconds=30,
+            deadline_seconds=60,
             what=lambda: f"rq info to show the running ticket; log:\n{stack.log('rq')}",
         )
         completed(stack, slow)
@@ -115,7 +115,7 @@ def test_a_worker_that_may_runs_the_jobs_of_others_between_its_tickets(
         assert shown.startswith("worker mixed (")
         assert [row.state for row in stack.system.workers()] in (["idle"], ["busy"])
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0, stack.log("rq")
+        assert process.wait(60) == 0, stack.log("rq")
         assert Worker.all(connection=client(stack)) == []
         assert stack.workers() == []
 
@@ -131,7 +131,7 @@ def test_nothing_is_lost_when_the_worker_is_killed_in_mid_work(
         process = start(stack, *QUEUES)
         wait_until(
             lambda: len(stack.starts()) >= 5,
-            deadline_seconds=30,
+            deadline_seconds=60,
             what=lambda: f"some tasks to start; log:\n{stack.log('rq')}",
         )
         kill_tree(process)

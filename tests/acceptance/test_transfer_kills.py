@@ -104,10 +104,10 @@ def kill_one(movers: Movers, number: int, point: str, nth: int, direction: Direc
     pid = movers.start(direction)
     wait_until(
         lambda: movers.points.hit(number) or is_gone(pid),
-        deadline_seconds=30,
+        deadline_seconds=60,
         what=lambda: f"a mover dies at {point}: {movers.log()}",
     )
-    wait_until(lambda: is_gone(pid), deadline_seconds=30, what=lambda: f"the mover is gone: {movers.log()}")
+    wait_until(lambda: is_gone(pid), deadline_seconds=60, what=lambda: f"the mover is gone: {movers.log()}")
     movers.points.disarm()
 
 

@@ -23,7 +23,7 @@ def test_of_50_parallel_submissions_of_a_user_over_4_processes_one_is_accepted(
     with ThreadPoolExecutor(PROCESSES) as starters:
         urls = [web.url for web in starters.map(lambda _: stack.start_web(), range(PROCESSES))]
     body = {"name": "test.noop", "user_id": "one user"}
-    with httpx.Client(timeout=30) as client, ThreadPoolExecutor(SUBMISSIONS) as threads:
+    with httpx.Client(timeout=60) as client, ThreadPoolExecutor(SUBMISSIONS) as threads:
         answers = list(
             threads.map(
                 lambda number: client.post(f"{urls[number % PROCESSES]}/api/tasks", json=body),

@@ -197,7 +197,7 @@ def test_an_idle_pool_asks_next_to_nothing(
         stack.start_pool(workers=2)
         submit_and_await(stack, times=1)
         asleep = _Quiet(mariadb_server, redis_server, seconds=5)
-        wait_until(asleep.looked, deadline_seconds=40, what="five seconds without a task")
+        wait_until(asleep.looked, deadline_seconds=60, what="five seconds without a task")
         assert asleep.statements <= 24
         assert asleep.commands <= 60
 

@@ -16,7 +16,7 @@ from tests.server_process import program
 from tests.servers import RedisServer
 
 HERE = Path(__file__).parent
-WAIT_MILLISECONDS = 15_000
+WAIT_MILLISECONDS = 60_000
 # Chromium itself writes this line for every refused request; the page tells the refusal in its own words.
 REFUSED_REQUEST = "Failed to load resource"
 WATCH_POLICY = """

@@ -109,7 +109,7 @@ def test_a_queue_is_paused_resumed_and_cleared_from_the_admin_page(
     assert stack.count(Status.CANCELLED) == 0
     signed_in.get_by_role("button", name="Cancel all that waits in low").click()
     question.get_by_role("button", name="Cancel them").click()
-    wait_until(lambda: stack.count(Status.CANCELLED) == 3, deadline_seconds=10, what="three cancels")
+    wait_until(lambda: stack.count(Status.CANCELLED) == 3, deadline_seconds=60, what="three cancels")
     signed_in.get_by_role("button", name="Resume low").click()
     expect(signed_in.get_by_role("button", name="Pause low")).to_be_visible()
     assert not stack.system.store.routing.refresh()[Priority.LOW].paused

@@ -116,7 +116,7 @@ def lively(installation: Stack, workers: None) -> Iterator[Stack]:
     failed = queue.submit(TaskRequest("test.fail", failing, priority=Priority.URGENT)).task_id
     running = queue.submit(TaskRequest("test.sleep", {"seconds": 60, "steps": 100}, priority=Priority.URGENT))
     queries = installation.system.store.queries
-    wait_until(lambda: queries.task(failed).ended_at, deadline_seconds=20, what="the failure")
+    wait_until(lambda: queries.task(failed).ended_at, deadline_seconds=60, what="the failure")
     yield installation
     queue.cancel(running.task_id)
     queue.clear(Priority.LOW)

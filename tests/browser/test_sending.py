@@ -100,7 +100,7 @@ def test_each_sample_ends_as_its_description_says(visit: Visit) -> None:
         page.locator(".sample", has_text=title).click()
     for title, word in expected.items():
         card = page.locator(".yours-card", has_text=title)
-        expect(card.locator(".status")).to_have_text(word, timeout=30_000)
+        expect(card.locator(".status")).to_have_text(word, timeout=60_000)
     expect(page.locator(".yours-card", has_text="Echo").locator(".result-line")).to_have_text(
         "message: Hello from both tracks"
     )

@@ -97,7 +97,7 @@ def test_the_panel_tells_payload_error_and_what_happened(visit: Visit, installat
     task_id = installation.system.queue.submit(request).task_id
     wait_until(
         lambda: installation.system.store.queries.task(task_id).status is Status.COMPLETED,
-        deadline_seconds=20,
+        deadline_seconds=60,
         what="the second attempt",
     )
     page = visit.open(f"/#task-{task_id}")

@@ -67,7 +67,7 @@ def at_once(work: Sequence[Callable[[], T]]) -> list[T | BaseException]:
     together = threading.Barrier(len(work))
 
     def run(one: Callable[[], T]) -> T | BaseException:
-        together.wait(timeout=30)
+        together.wait(timeout=60)
         try:
             return one()
         except Exception as error:  # noqa: BLE001 - the exception is the answer that the test judges
@@ -89,12 +89,12 @@ class InBackground:
         if rows.kind != "sqlite":  # there every writer waits for the one write lock, and nothing tells
             wait_until(
                 lambda: rows.waiters() or self._future.done(),
-                deadline_seconds=20,
+                deadline_seconds=60,
                 what="the call waits for a lock",
             )
         assert not self._future.done(), f"it did not wait: {self._future.result()!r}"
 
-    def answer(self, *, seconds: float = 20) -> Any:
+    def answer(self, *, seconds: float = 60) -> Any:
         try:
             return self._future.result(timeout=seconds)
         finally:

@@ -219,7 +219,7 @@ def test_a_ticket_claim_waits_only_for_the_rows_that_it_names(
     others = server_rows.put("DISPATCHED", count=3)
     with server_rows.locked(others + 1):
         claim = InBackground(lambda: by_ticket(store, (named, 3), (others, 3)))
-        assert claim.answer(seconds=10) == [named, others]
+        assert claim.answer() == [named, others]
 
 
 # --- tickets -----------------------------------------------------------------------------------------------

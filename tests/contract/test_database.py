@@ -32,7 +32,7 @@ def test_two_transactions_that_lock_each_other_out_both_take_place_once(server_r
             tries[number] += 1
             touch(on, first)
             if tries[number] == 1:
-                both_hold_one.wait(timeout=20)
+                both_hold_one.wait(timeout=60)
             touch(on, second)
 
         server_rows.database.run(locking)

@@ -48,7 +48,7 @@ def test_the_progress_of_all_running_handlers_is_one_statement(system: System, r
     for live in lives:
         floating.launch(live)
     wait_until(
-        lambda: all(live.progress_changed for live in lives), deadline_seconds=10, what="all to report"
+        lambda: all(live.progress_changed for live in lives), deadline_seconds=60, what="all to report"
     )
     with counted(system.store.database) as seen:
         floating._carry()
@@ -57,7 +57,7 @@ def test_the_progress_of_all_running_handlers_is_one_statement(system: System, r
         row = rows.row(claim.task_id)
         assert (row["progress_percent"], row["progress_step"]) == (50, f"task {claim.task_id}")
     floating._release_all()
-    wait_until(lambda: not floating._running, deadline_seconds=10, what="all to be given back")
+    wait_until(lambda: not floating._running, deadline_seconds=60, what="all to be given back")
     floating._settle()
     assert not floating.in_use
     assert rows.count("QUEUED") == COUNT

@@ -134,7 +134,7 @@ def test_a_stopped_worker_is_not_renewed_until_it_goes_on(house: Household, sqli
         house.keeper._renew()
         assert lease_left(sqlite_rows, claim.task_id) < 5
         os.kill(pid, signal.SIGCONT)
-        wait_until(lambda: _renews(house, sqlite_rows, claim), deadline_seconds=10, what="a renewal")
+        wait_until(lambda: _renews(house, sqlite_rows, claim), deadline_seconds=60, what="a renewal")
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)

@@ -170,7 +170,7 @@ def wait_for_a_lock(rows: Rows) -> None:
         "postgresql": "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
         " AND datname = current_database()",
     }[rows.kind]
-    wait_until(lambda: rows.scalar(waiters), deadline_seconds=30, what="the claim to wait for the row's lock")
+    wait_until(lambda: rows.scalar(waiters), deadline_seconds=60, what="the claim to wait for the row's lock")
 
 
 def test_a_connection_that_breaks_in_a_turn_is_an_unknown_commit_and_heals(server_rows: Rows) -> None:

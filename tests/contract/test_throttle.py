@@ -66,7 +66,7 @@ def test_a_mover_waits_as_long_as_there_is_a_reason_and_its_record_says_which(
     running = InBackground(mover.run)
     wait_until(
         lambda: records.get(mover.transfer_id).throttle_reason,
-        deadline_seconds=20,
+        deadline_seconds=60,
         what="it says why it waits",
     )
     assert server_rows.count("QUEUED") == 5

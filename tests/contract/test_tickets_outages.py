@@ -141,7 +141,7 @@ def test_a_server_that_cannot_save_and_refuses_writes_counts_as_away(
         client.bgsave()
         wait_until(
             lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err",
-            deadline_seconds=20,
+            deadline_seconds=60,
             what="saving fails",
         )
     with pytest.raises(RedisUnavailable):

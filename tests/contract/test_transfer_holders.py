@@ -41,7 +41,7 @@ def test_pause_reaches_a_running_mover_and_holds_until_resume(
     assert records.pause(mover.transfer_id)
     running = InBackground(mover.run)
     wait_until(
-        lambda: records.get(mover.transfer_id).phase != "beginning", deadline_seconds=20, what="it runs"
+        lambda: records.get(mover.transfer_id).phase != "beginning", deadline_seconds=60, what="it runs"
     )
     assert rows.count("DISPATCHED") == 0
     assert records.resume(mover.transfer_id)
@@ -138,7 +138,7 @@ def test_a_rollback_takes_the_priorities_from_a_running_dispatch(
     rows.put(count=800)  # for twenty seconds, of which this takes the first
     mover = dispatch(queue, limits=Limits(batch_rows=10, rows_per_second=40))
     running = InBackground(mover.run)
-    wait_until(lambda: rows.count("DISPATCHED") >= 10, deadline_seconds=20, what="a batch is moved")
+    wait_until(lambda: rows.count("DISPATCHED") >= 10, deadline_seconds=60, what="a batch is moved")
     back = recall(queue, take_over=True)
     done = back.run()
     with pytest.raises(Superseded):
@@ -208,7 +208,7 @@ def test_the_lease_of_a_running_mover_is_kept_while_it_waits(
     running = InBackground(mover.run)
     wait_until(
         lambda: records.get(mover.transfer_id).lease_left_seconds > 5,
-        deadline_seconds=20,
+        deadline_seconds=60,
         what="the lease is renewed",
     )
     records.resume(mover.transfer_id)

@@ -208,7 +208,7 @@ def test_a_locked_row_is_met_by_a_later_pass(server_rows: Rows, make_store: Make
     with server_rows.locked(first + 5):
         running = InBackground(mover.run)
         wait_until(
-            lambda: server_rows.count("DISPATCHED") == 29, deadline_seconds=20, what="all but the locked row"
+            lambda: server_rows.count("DISPATCHED") == 29, deadline_seconds=60, what="all but the locked row"
         )
         assert TransferRecords(queue.store.database).get(mover.transfer_id).state is State.RUNNING
     assert running.answer().moved == 30

@@ -123,15 +123,15 @@ def test_server_does_not_outlive_its_owner(settings: Config, number: signal.Sign
         assert said(owner) == "started"
         process = server_process(settings)
         owner.send_signal(number)
-        owner.wait(30)
-    wait_until(lambda: not alive(process), deadline_seconds=15, what="the orphaned server ends")
+        owner.wait(60)
+    wait_until(lambda: not alive(process), deadline_seconds=60, what="the orphaned server ends")
 
 
 def test_server_ends_when_its_owner_exits(settings: Config) -> None:
     with owner_process(settings) as owner:
         said(owner)
         process = server_process(settings)
-        owner.communicate("\n", timeout=30)
+        owner.communicate("\n", timeout=60)
         assert not alive(process)
 
 
@@ -184,7 +184,7 @@ def test_stale_socket_and_lock_files_do_no_harm(server: EmbeddedRedis, settings:
     server.ensure()
     process = server_process(settings)
     process.kill()
-    wait_until(lambda: not alive(process), deadline_seconds=15, what="the killed server is gone")
+    wait_until(lambda: not alive(process), deadline_seconds=60, what="the killed server is gone")
     assert server.socket.exists()
     other = EmbeddedRedis(settings)
     assert other.ensure() == "started"
@@ -203,7 +203,7 @@ def test_server_started_by_a_short_thread_stays(server: EmbeddedRedis, settings:
     of_kernel = Path(f"/proc/self/task/{thread.native_id}")
     thread.join()
     # Once the kernel has let go of the thread, it has sent whatever signal that was to bring.
-    wait_until(lambda: not of_kernel.exists(), deadline_seconds=10, what="the thread's end")
+    wait_until(lambda: not of_kernel.exists(), deadline_seconds=60, what="the thread's end")
     assert server.ensure() == "reused"
     assert alive(server_process(settings))
 

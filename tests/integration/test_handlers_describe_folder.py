@@ -293,11 +293,11 @@ def test_ctrl_c_leaves_a_state_that_the_next_run_continues(
     )
     wait_until(
         lambda: output.exists() and len(output.read_text().splitlines()) == 3,
-        deadline_seconds=30,
+        deadline_seconds=60,
         what="three of four pictures are described",
     )
     process.send_signal(signal.SIGINT)
-    _, message = process.communicate(timeout=30)
+    _, message = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "3 described, 0 failed, 1 not done" in message
     assert "The same command continues" in message

@@ -52,7 +52,7 @@ def test_server_survives_kill_freeze_and_restart_and_leaves_nothing(make: Callab
         server.freeze()
         assert {process.status() for process in server.processes()} == {psutil.STATUS_STOPPED}
         server.thaw()
-        wait_until(server.answers, deadline_seconds=10, what="the thawed server answers")
+        wait_until(server.answers, deadline_seconds=60, what="the thawed server answers")
 
         server.stop()
         assert not server.running
@@ -87,7 +87,7 @@ def test_server_dies_with_the_tests(make: Callable[[], Server]) -> None:
         owner.wait()
     wait_until(
         lambda: not any(map(alive, family)),
-        deadline_seconds=20,
+        deadline_seconds=60,
         what="the server and its children die after their owner",
     )
     shutil.rmtree(folder)

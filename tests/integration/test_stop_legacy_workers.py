@@ -40,7 +40,7 @@ def test_a_recorded_worker_is_stopped_and_its_neighbour_is_not(tmp_path: Path, s
     code, told = stop("--pid-file", noted(tmp_path, worker), "--dry-run")
     assert (code, told["running"]) == (1, [worker.pid])
     assert stop("--pid-file", noted(tmp_path, worker)) == (0, {"found": [worker.pid], "running": []})
-    assert worker.wait(10) == -signal.SIGTERM
+    assert worker.wait(60) == -signal.SIGTERM
     assert neighbour.poll() is None
 
 
@@ -49,7 +49,7 @@ def test_one_that_does_not_stop_is_named_and_killed_only_when_told_to(tmp_path: 
     path = noted(tmp_path, worker)
     assert stop("--pid-file", path, "--limit", "0.2") == (1, {"found": [worker.pid], "running": [worker.pid]})
     assert stop("--pid-file", path, "--limit", "0.2", "--kill")[0] == 0
-    assert worker.wait(10) == -signal.SIGKILL
+    assert worker.wait(60) == -signal.SIGKILL
 
 
 def test_a_number_that_another_program_has_now_is_left_alone(tmp_path: Path, start: Any) -> None:

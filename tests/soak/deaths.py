@@ -30,9 +30,9 @@ FROZEN_LEASE_SECONDS = 2.0
 def kill_the_tree(place: Installation, chapter: Chapter) -> None:
     """Default settings: the workers' whole tree is killed amid 24 tasks of 2 s, and started again at once."""
     pool = _start_product(place)
-    wait_until(lambda: place.stack.workers(), deadline_seconds=30, what="the workers to announce themselves")
+    wait_until(lambda: place.stack.workers(), deadline_seconds=60, what="the workers to announce themselves")
     tasks = place.submit(_long_tasks(TREE_TASKS))
-    wait_until(lambda: len(place.running()) >= 2, deadline_seconds=30, what="tasks to run")
+    wait_until(lambda: len(place.running()) >= 2, deadline_seconds=60, what="tasks to run")
     kill_tree(pool)
     interrupted = place.running()
     restarted_at = boot_clock()
@@ -45,7 +45,7 @@ def kill_another_host(place: Installation, chapter: Chapter) -> None:
     """A worker dies whose life file nobody here can see: its lease must end first."""
     other = place.start_pool(workers=2, pollers=0, host=ELSEWHERE, settings=_elsewhere(place))
     tasks = place.submit(_long_tasks(6))
-    wait_until(lambda: len(place.running()) >= 2, deadline_seconds=30, what="tasks to run")
+    wait_until(lambda: len(place.running()) >= 2, deadline_seconds=60, what="tasks to run")
     _kill_all(other)
     interrupted = place.running()
     killed_at = boot_clock()
@@ -62,11 +62,11 @@ def freeze(place: Installation, chapter: Chapter, rounds: int) -> None:
         tally.count(rounds=1)
         other = place.start_pool(workers=1, pollers=0, host=ELSEWHERE, settings=_elsewhere(place))
         tasks = place.submit([TaskRequest("soak.works", {"seconds": 0.3}, priority="normal")])
-        wait_until(lambda: bool(place.running()), deadline_seconds=30, what="the task to run")
+        wait_until(lambda: bool(place.running()), deadline_seconds=60, what="the task to run")
         frozen = tree_of(other)
         wait_until(
             lambda tree=frozen: _stop(place, tree),  # type: ignore[misc]
-            deadline_seconds=10,
+            deadline_seconds=60,
             what="the worker to stand still outside a transaction",
         )
         frozen_at = boot_clock()
@@ -104,7 +104,7 @@ def _wake(place: Installation, frozen: Sequence[psutil.Process]) -> bool:
         process.send_signal(signal.SIGCONT)
     refused = happens(
         lambda: place.log.read_text(errors="replace").count(REFUSED) > before or not any(map(alive, frozen)),
-        deadline_seconds=30,
+        deadline_seconds=60,
     )
     return refused and place.log.read_text(errors="replace").count(REFUSED) > before
 

@@ -54,7 +54,7 @@ class BadNights:
         self._chapter.blame(f"{place.oracle.kind}, {culprit}", verdict)
 
     def finish(self) -> None:
-        left = self._place.leftovers(deadline_seconds=30)
+        left = self._place.leftovers(deadline_seconds=60)
         if left:
             self._chapter.problems.append(f"{self._place.oracle.kind}: left behind at the end: {left}")
         end_process(self._pool)

@@ -85,7 +85,7 @@ class Killing:
     def finish(self) -> None:
         """Judge everything once more, and what lies about."""
         place = self._place
-        left = place.leftovers(deadline_seconds=30)
+        left = place.leftovers(deadline_seconds=60)
         if left:
             self._chapter.problems.append(f"{place.oracle.kind}: left behind at the end: {left}")
         verdict = place.judge()

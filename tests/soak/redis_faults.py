@@ -75,7 +75,7 @@ class RedisFaults:
         """Stop the pool in good order. Answers that Redis could not give have left ids in flight: of a living
         worker they are only deleted when it leaves."""
         end_process(self._pool, signal.SIGTERM)
-        left = self._place.leftovers(deadline_seconds=30)
+        left = self._place.leftovers(deadline_seconds=60)
         if left:
             self._chapter.problems.append(f"{self._place.oracle.kind}: left behind at the end: {left}")
 

@@ -33,7 +33,7 @@ def ends(slot: Slot, code: int = 1) -> float:
     if pid == 0:
         os._exit(code)
     slot.began(pid, "mark")
-    wait_until(slot.reap, deadline_seconds=10, what="the child to end")
+    wait_until(slot.reap, deadline_seconds=60, what="the child to end")
     return slot.start_at - slot.ended_at
 
 
@@ -53,7 +53,7 @@ def test_a_worker_that_lived_long_starts_the_count_anew(slot: Slot) -> None:
         os._exit(1)
     slot.began(pid, "mark")
     slot.started -= 3600
-    wait_until(slot.reap, deadline_seconds=10, what="the child to end")
+    wait_until(slot.reap, deadline_seconds=60, what="the child to end")
     assert slot.failures == 1
 
 
@@ -64,7 +64,7 @@ def test_who_leaves_as_asked_is_replaced_at_once(code: int, leaving: str, slot: 
         os._exit(code)
     slot.began(pid, "mark")
     slot.leaving = leaving
-    wait_until(slot.reap, deadline_seconds=10, what="the child to end")
+    wait_until(slot.reap, deadline_seconds=60, what="the child to end")
     assert (slot.start_at - slot.ended_at, slot.failures) == (0.0, 0)
 
 
@@ -75,7 +75,7 @@ def test_a_worker_that_is_too_large_from_the_start_is_not_replaced_in_a_circle(s
             os._exit(0)
         slot.began(pid, "mark")
         slot.leaving = "memory"
-        wait_until(slot.reap, deadline_seconds=10, what="the child to end")
+        wait_until(slot.reap, deadline_seconds=60, what="the child to end")
         assert slot.failures == number + 1
     assert slot.is_down
 
@@ -112,7 +112,7 @@ def test_deaths_that_a_task_is_to_blame_for_never_take_the_slot_down(
     for _ in range(QUICK_DEATHS + 1):
         sleeping(slot, tmp_path)
         os.kill(slot.pid or 0, signal.SIGUSR2)
-        wait_until(slot.reap, deadline_seconds=10, what="the child to end")
+        wait_until(slot.reap, deadline_seconds=60, what="the child to end")
         assert slot.start_at - slot.ended_at <= LONGEST_FOR_A_TASK
     assert not slot.is_down
     assert life.page.cause == CauseOfDeath(Cause.SIGNAL, signal.SIGUSR2)
@@ -124,7 +124,7 @@ def test_the_cause_of_a_kill_is_on_the_page_before_the_death(
     sleeping(slot, tmp_path)
     slot.kill(CauseOfDeath(Cause.TIME_LIMIT, 5))
     assert life.page.cause == CauseOfDeath(Cause.TIME_LIMIT, 5)
-    wait_until(slot.reap, deadline_seconds=10, what="the child to end")
+    wait_until(slot.reap, deadline_seconds=60, what="the child to end")
     assert life.page.cause == CauseOfDeath(Cause.TIME_LIMIT, 5)
     assert slot.start_at - slot.ended_at == 0.0, "who was killed for a reason is replaced at once"
 
@@ -143,4 +143,4 @@ def test_a_task_is_late_only_when_it_was_seen_late_twice(slot: Slot, life: LifeF
     page.end()
     assert watch.reason_to_kill() is None
     slot.kill(CauseOfDeath(Cause.STOP, 0))
-    wait_until(slot.reap, deadline_seconds=10, what="the child to end")
+    wait_until(slot.reap, deadline_seconds=60, what="the child to end")

@@ -194,7 +194,7 @@ def test_over_a_socket_events_come_as_they_happen_and_a_leaver_frees_the_place(
 ) -> None:
     local_app.extensions[SLOT] = Streams(limit=1, pace=Pace(0.005, 0.005, heartbeat=0.02))
     task_id = submit(local)
-    with socket.create_connection(address, timeout=20) as listener:
+    with socket.create_connection(address, timeout=60) as listener:
         request = f"GET /api/tasks/{task_id}/events HTTP/1.1\r\nHost: localhost\r\n\r\n"
         listener.sendall(request.encode())
         received = b""
@@ -205,6 +205,6 @@ def test_over_a_socket_events_come_as_they_happen_and_a_leaver_frees_the_place(
             received += listener.recv(4096)
         assert local.get(f"/api/tasks/{task_id}/events").status_code == 503
     streams: Streams = local_app.extensions[SLOT]
-    wait_until(streams.enter, deadline_seconds=20, what="the place of a listener that left is free")
+    wait_until(streams.enter, deadline_seconds=60, what="the place of a listener that left is free")
     streams.leave()
     assert local.get(f"/api/tasks/{task_id}").get_json()["status"] == Status.PROCESSING
