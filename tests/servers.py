@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import uuid
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psycopg
 import pymysql
@@ -78,9 +80,35 @@ class DatabaseServer(Server):
     as in production, and survive a power cut too.
     """
 
+    _made: ClassVar[dict[type, Path]] = {}
+
     def __init__(self, *, durable: bool = False) -> None:
         super().__init__()
         self.durable = durable
+
+    @property
+    def data(self) -> Path:
+        """The data folder."""
+        return self.folder / "data"
+
+    def prepare(self) -> None:
+        """A copy of what the first server of its kind in this process had made: making it takes seconds."""
+        if type(self) not in self._made:
+            folder = Path(tempfile.mkdtemp(prefix="twintrack-test-"))
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            self._make(folder)
+            self._made[type(self)] = folder
+        self._own(self.folder)
+        subprocess.run(["cp", "-a", self._made[type(self)] / "data", self.data], check=True)
+
+    @abstractmethod
+    def _make(self, folder: Path) -> None:
+        """Make an empty server's data in `data` below this folder."""
+
+    def _own(self, folder: Path) -> None:
+        """Give the folder to the user who is to run the server."""
+        if self.user:
+            shutil.chown(folder, self.user, self.user)
 
     @abstractmethod
     def url(self, database: str) -> str:
@@ -133,20 +161,15 @@ class DatabaseServer(Server):
 class MariaDbServer(DatabaseServer):
     """mariadbd with an administrator `root` that needs no password."""
 
-    @property
-    def data(self) -> Path:
-        """The data folder."""
-        return self.folder / "data"
-
     def url(self, database: str) -> str:
         return f"mysql+pymysql://root@127.0.0.1:{self.port}/{database}"
 
-    def prepare(self) -> None:
+    def _make(self, folder: Path) -> None:
         done = subprocess.run(
             [
-                *(program("mariadb-install-db"), "--no-defaults", f"--datadir={self.data}", "--skip-test-db"),
-                *("--auth-root-authentication-method=normal", "--innodb-log-file-size=4M", *self._as_root()),
-                self._own_scratch(),
+                *(program("mariadb-install-db"), "--no-defaults", f"--datadir={folder / 'data'}"),
+                *("--skip-test-db", "--auth-root-authentication-method=normal", "--innodb-log-file-size=4M"),
+                *(*self._as_root(), self._own_scratch()),
             ],
             capture_output=True,
             text=True,
@@ -196,11 +219,6 @@ class PostgresServer(DatabaseServer):
     """PostgreSQL with an administrator `postgres` that needs no password; never runs as root."""
 
     @property
-    def data(self) -> Path:
-        """The data folder."""
-        return self.folder / "data"
-
-    @property
     def user(self) -> str | None:
         return "postgres" if os.geteuid() == 0 else None
 
@@ -212,15 +230,14 @@ class PostgresServer(DatabaseServer):
     def url(self, database: str) -> str:
         return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{database}"
 
-    def prepare(self) -> None:
-        if self.user:
-            shutil.chown(self.folder, self.user, self.user)
+    def _make(self, folder: Path) -> None:
+        self._own(folder)
         done = subprocess.run(
             [
-                *(self._program("initdb"), "-D", str(self.data), "-A", "trust", "-U", "postgres"),
+                *(self._program("initdb"), "-D", str(folder / "data"), "-A", "trust", "-U", "postgres"),
                 *("-E", "UTF8", "--locale=C.UTF-8", "--no-sync"),
             ],
-            cwd=self.folder,
+            cwd=folder,
             user=self.user,
             group=self.user,
             extra_groups=[] if self.user else None,
