@@ -11,7 +11,7 @@ CHECKED := $(wildcard app workers core flows scripts benchmarks tests config*.py
 .DEFAULT_GOAL := help
 .SILENT:
 MAKEFLAGS += --no-print-directory
-.PHONY: help run test test-rq check model bench bench-peers bench-window bench-transfer bench-beside bench-import soak verify-proof record-migration lock setup-dev setup-staging setup-prod list-config start-workers clean
+.PHONY: help run test test-rq check model bench bench-peers bench-window bench-transfer bench-beside bench-import bench-records soak verify-proof record-migration lock setup-dev setup-staging setup-prod list-config start-workers run-distributed clean
 
 help: ## list these commands
 	awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ bench-import: $(STAMP) ## import a legacy queue of ROWS that is in use, in both 
 	$(BIN)/python -m tests.imports $(if $(filter command line,$(origin ROWS)),--rows $(ROWS)) \
 		$(if $(DATABASE),--database $(DATABASE))
 
+bench-records: $(STAMP) ## measure records per second with 1, 2 and 4 processes, beside the naive way
+	$(BIN)/python -m benchmarks.records
+
 soak: $(STAMP) ## kill, freeze and empty everything at every step (ROUNDS, MINUTES, ONLY=kills,transfer, ...)
 	scripts/install_test_servers.sh
 	$(BIN)/python -m tests.soak $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(FAULTS),--faults $(FAULTS)) \
@@ -99,6 +102,10 @@ list-config: $(STAMP) ## show every setting, its value and where it came from
 
 start-workers: $(STAMP) ## start N workers (make start-workers N=3)
 	$(BIN)/python scripts/start_workers.py --workers $(N)
+
+run-distributed: $(STAMP) ## process a sample of 1,000 survey responses by N processes (make run-distributed N=3)
+	$(BIN)/python -m flows.survey.workflow --populate-only
+	$(BIN)/python scripts/process_flow.py survey --module flows.survey.workflow --processes $(N)
 
 clean: ## remove the virtual environment and caches; keeps var/ and .env
 	rm -rf $(VENV) .venv-bench build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

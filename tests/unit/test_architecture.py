@@ -41,7 +41,7 @@ SQL_ROOMS = (
     ),
     *("app.tasks.store", "app.tasks.queue", "app.tasks.runner", "app.tasks.handlers"),
     *("app.tasks.after_commit", "app.transfer", "app.distributed", "app.monitoring", "config_values"),
-    *("benchmarks.transfer", "benchmarks.floor"),
+    *("benchmarks.transfer", "benchmarks.floor", "benchmarks.records"),
 )
 REDIS_ROOMS = (
     *("app.tasks.tickets", "app.embedded_redis", "app.embedded_redis_launch"),
