@@ -189,20 +189,25 @@ class Records:
     def purge(self, lane: int | None, status: Status, *, older_than_seconds: float, failures: int = 0) -> int:
         """Delete records that ended in this status more than so many seconds ago, with at least so many
         failures. Returns how many."""
-        conditions = _purgeable(lane, status, older_than_seconds, failures)
-        query = select(tasks.c.id).where(*conditions).limit(ROWS_AT_A_TIME).with_for_update(skip_locked=True)
-
-        def work(on: Connection) -> int:
-            ids = list(on.execute(query).scalars())
-            if ids:
-                on.execute(tasks.delete().where(tasks.c.id.in_(ids)))
-                on.execute(task_events.delete().where(task_events.c.task_id.in_(ids)))
-            return len(ids)
-
         total = 0
-        while number := self._database.run(work):
-            total += number
+        for one in [lane] if lane is not None else self.lanes().values():
+            conditions = _purgeable(one, status, older_than_seconds, failures)
+            after = 0
+            while ids := self._ids(conditions, after):
+                total += self._database.run(lambda on, c=conditions, i=ids: _delete(on, c, i))  # type: ignore[misc]
+                after = ids[-1]
         return total
+
+    def _ids(self, conditions: Sequence[ColumnElement[bool]], after: int) -> list[int]:
+        """The next records in their lane for which all of this holds: each one is looked at once, and none
+        locked that stays."""
+        query = (
+            select(tasks.c.id)
+            .where(*conditions, tasks.c.confirmed_in == 0, tasks.c.id > after)
+            .order_by(tasks.c.id)
+            .limit(ROWS_AT_A_TIME)
+        )
+        return self._database.read(lambda on: list(on.execute(query).scalars()))
 
     # --- the log of runs --------------------------------------------------------------------------------
 
@@ -256,6 +261,15 @@ def _reset(on: Connection, lane: int, max_failures: int, after: int) -> list[Any
         again = {"error": None, "result": None, "ended_at": None, "started_at": None}
         place(on, rows, _LANES, **again)
     return rows
+
+
+def _delete(on: Connection, conditions: Sequence[ColumnElement[bool]], among: Sequence[int]) -> int:
+    query = select(tasks.c.id).where(tasks.c.id.in_(among), *conditions).with_for_update(skip_locked=True)
+    ids = list(on.execute(query).scalars())
+    if ids:
+        on.execute(tasks.delete().where(tasks.c.id.in_(ids)))
+        on.execute(task_events.delete().where(task_events.c.task_id.in_(ids)))
+    return len(ids)
 
 
 def _purgeable(
