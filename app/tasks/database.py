@@ -24,7 +24,7 @@ from sqlalchemy.exc import (
     ProgrammingError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy.pool import Pool, PoolProxiedConnection, QueuePool
 
 from app.tasks.errors import DatabaseUnavailable, SchemaMissing, StatementRefused
 from app.tasks.schema import database_now
@@ -160,11 +160,22 @@ class Database:
         """The database's clock, aware UTC."""
         return self.read(lambda connection: connection.execute(select(database_now())).scalar_one())
 
+    def pool_use(self) -> dict[str, float]:
+        """How much of each pool's connections is in use, in percent of its most; 0 without a pool."""
+        pools = {"transactions": self.engine, "statements": self._auto, "the driver's": self._driver}
+        return {name: _use(engine.pool) for name, engine in pools.items()}
+
     def dispose(self) -> None:
         """Close the pooled connections; the object stays usable."""
         self.engine.dispose()
         self._auto.dispose()
         self._driver.dispose()
+
+
+def _use(pool: Pool) -> float:
+    if not isinstance(pool, QueuePool):
+        return 0.0
+    return round(100 * pool.checkedout() / (pool.size() + max(0, pool._max_overflow)), 1)
 
 
 def _engine_options(url: URL, pool_size: int, max_overflow: int) -> dict[str, Any]:

@@ -1,0 +1,10 @@
+from app.monitoring import calculate_capacity_utilization as calculate_capacity_utilization
+from app.monitoring import connection_pool_monitoring as connection_pool_monitoring
+from app.monitoring import database_health_check as database_health_check
+from app.monitoring import distributed_processing_diagnostics as distributed_processing_diagnostics
+from app.monitoring import distributed_queue_monitoring as distributed_queue_monitoring
+from app.monitoring import distributed_system_maintenance as distributed_system_maintenance
+from app.monitoring import index_usage as index_usage
+from app.monitoring import processing_performance_monitoring as processing_performance_monitoring
+from app.monitoring import purge_records as purge_records
+from app.monitoring import workers_needed as workers_needed
