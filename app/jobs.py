@@ -20,7 +20,7 @@ from rq.timeouts import JobTimeoutException
 from app.system import System, build_system
 from app.tasks.errors import TaskError
 from app.tasks.handlers import TimeLimitExceeded
-from app.tasks.model import Status
+from app.tasks.model import Status, Waits
 from app.tasks.runner import LiveTask, Runner, boot_clock
 from app.tasks.store.settling import Settled
 from app.tasks.tickets.rq_format import ticket_failure, ticket_result
@@ -60,7 +60,13 @@ def run_ticket(task_id: int, epoch: int) -> dict[str, Any]:
 
 
 def _run(system: System, live: LiveTask) -> Settled | None:
-    runner = Runner(system.store, system.handlers, system.settings, time_limit=lambda seconds: _RqLimit())
+    runner = Runner(
+        system.store,
+        system.handlers,
+        system.settings,
+        time_limit=lambda seconds: _RqLimit(),
+        families=system.queue.families,
+    )
     return runner.run(live)
 
 
@@ -69,7 +75,7 @@ def _answer(live: LiveTask, settled: Settled) -> dict[str, Any]:
     status = settled.recorded.get(task_id)
     if status is None:
         return {"task": task_id, "status": "lost"}
-    if status is not Status.COMPLETED:
+    if status is not Status.COMPLETED and not isinstance(live.outcome, Waits):
         raise TicketFailed(ticket_failure(task_id, status, getattr(live.outcome, "error", "")))
     return ticket_result(task_id, status)
 

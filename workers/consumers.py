@@ -13,7 +13,7 @@ from typing import Protocol
 import structlog
 
 from app.tasks.errors import RedisUnavailable
-from app.tasks.model import Outcome, Priority, Status, Track
+from app.tasks.model import Outcome, Priority, Status, Track, Waits
 from app.tasks.routing import Routing
 from app.tasks.runner import LiveTask, boot_clock
 from app.tasks.store import Store
@@ -167,7 +167,7 @@ class RedisConsumer:
             # Lost: the ticket is worth nothing any more, another epoch or nobody runs the task.
             self._filing.add(Ended(job_id, claim.priority, None))
             return
-        ok, error = status is Status.COMPLETED, ""
+        ok, error = status is Status.COMPLETED or isinstance(outcome, Waits), ""
         self._finished += ok
         self._failed += not ok
         if not ok:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from app.tasks.model import Cancelled, Claim, Completed, Failed, Outcome, RetryLater, Track
+from app.tasks.model import Cancelled, Claim, Completed, Failed, Outcome, RetryLater, Track, Waits
 from workers.causes import Cause, CauseOfDeath
 
 MAX_BATCH = 500
@@ -44,7 +44,7 @@ _SINCE, _SECONDS, _BEAT = range(13, 16)
 _RENEWED_TOKEN, _RENEWED_UNTIL, _KILL_TOKEN, _KILL_INDEX, _KILL_AT, _CAUSE, _CAUSE_NUMBER = range(16, 23)
 
 _TRACKS = (Track.REDIS, Track.DATABASE)
-_KINDS: dict[type[Any], int] = {Completed: 1, Failed: 2, RetryLater: 3, Cancelled: 4}
+_KINDS: dict[type[Any], int] = {Completed: 1, Failed: 2, RetryLater: 3, Cancelled: 4, Waits: 5}
 
 RECORD_KINDS = frozenset(_KINDS.values())
 
@@ -77,6 +77,8 @@ class Record:
                 return cls(3, text, delay)
             case Failed(error=text) | Cancelled(error=text):
                 return cls(_KINDS[type(outcome)], text, 0.0)
+            case Waits():
+                return cls(5, "", 0.0)
             case _:
                 raise TypeError("a released claim has no outcome to write down")
 
@@ -88,6 +90,8 @@ class Record:
                 return Failed(claim, self.text)
             case 3:
                 return RetryLater(claim, self.text, self.delay_seconds)
+            case 5:
+                return Waits(claim)
             case _:
                 return Cancelled(claim, self.text)
 
@@ -188,17 +192,15 @@ class Page:
     def add(self, outcome: Outcome) -> bool:
         """Write down the running task's outcome. False: the arena is full, settle before the next start."""
         words = self._words
-        kind = _KINDS[type(outcome)]
-        text = outcome.result if kind == 1 else outcome.error  # type: ignore[union-attr]
-        delay = outcome.delay_seconds if kind == 3 else 0.0  # type: ignore[union-attr]
-        data = text.encode("utf-8", "replace")
+        record = Record.of(outcome)
+        data = record.text.encode("utf-8", "replace")
         used, started = words[_USED], words[_STARTED]
         end = used + _RECORD.size + len(data)
         if end > ARENA_BYTES:
             self.end()
             return False
         at = _ARENA + used
-        _RECORD.pack_into(self._buffer, at, started - 1, kind, len(data), delay)
+        _RECORD.pack_into(self._buffer, at, started - 1, record.kind, len(data), record.delay_seconds)
         self._buffer[at + _RECORD.size : _ARENA + end] = data
         words[_USED] = end
         words[_ENDED] = started

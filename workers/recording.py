@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from app.tasks.model import Outcome, Released, Track
+from app.tasks.model import CHILD_KEYS, Outcome, Released, Track
 from app.tasks.queue import TaskQueue
 from app.tasks.store.settling import Settled
 from workers.consumers import RedisConsumer
@@ -21,6 +21,8 @@ def follow_up(
     released = {outcome.claim.task_id for outcome in outcomes if isinstance(outcome, Released)}
     queue.push_moved([move for move in settled.moves if move.task_id in released], front=True)
     queue.push_moved([move for move in settled.moves if move.task_id not in released])
+    if any((outcome.claim.idempotency_key or "").startswith(CHILD_KEYS) for outcome in outcomes):
+        queue.waking.children_ended()
     mine = {*settled.recorded, *settled.lost}
     for outcome in outcomes:
         task_id = outcome.claim.task_id

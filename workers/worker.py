@@ -90,6 +90,7 @@ class Worker:
             time_limit=self._time_limit,
             pause=self._gives_up,
             isolate=self._isolate,
+            families=system.queue.families,
         )
         self._forks: ForkServer | None = None
         self._size = BatchSize(system.config.RQ_BATCH_SIZE)

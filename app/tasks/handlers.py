@@ -40,6 +40,13 @@ class TimeLimitExceeded(Exception):
     """Raised in a handler that has run for longer than its time limit."""
 
 
+class ChildrenOpen(BaseException):
+    """Goes through a handler, which must not stop it, once it needs what its children have not brought yet.
+
+    Its task waits for them, without a worker, and the handler is then called again from its top.
+    """
+
+
 class DoNotRetry(Exception):
     """Raised by a handler to end its task as FAILED at once, whatever its retry rule says.
 

@@ -136,6 +136,8 @@ class Sweeper:
             healed.fired += self.queue.schedules.fire_due()
         if _is_over(glance.next_due_seconds):
             healed.due += self._repeat(lambda: self._store.moves.due(limit=BATCH))
+        if glance.families:
+            healed.let_in += self.queue.families.step()
         live = self._is_live(glance, rules)
         self._let_users_in(healed)
         overflows = self._refill(rules, healed) if glance.dispatched or self._overflowing else {}

@@ -118,6 +118,7 @@ TRANSITIONS: tuple[Edge, ...] = (
     Edge("let in", (Status.SCHEDULED,), _ROUTED, "status, neither a time nor a hold", True),
     Edge("settle", (Status.PROCESSING,), ENDED, "token", False),
     Edge("retry later", (Status.PROCESSING,), WAITING, "token", True),
+    Edge("wait for children", (Status.PROCESSING,), (Status.SCHEDULED,), "token", True),
     Edge("release", (Status.PROCESSING,), _ROUTED, "token", True),
     Edge(
         "reclaim",
@@ -137,7 +138,7 @@ TRANSITIONS: tuple[Edge, ...] = (
         "heed a cancel",
         (Status.PROCESSING,),
         (Status.CANCELLED,),
-        "as retry later, release or reclaim; a cancel was asked for",
+        "as retry later, wait for children, release or reclaim; a cancel was asked for",
         False,
     ),
     Edge("cancel", WAITING, (Status.CANCELLED,), "status", True),
@@ -155,6 +156,7 @@ TRANSITIONS: tuple[Edge, ...] = (
 
 RUN_KEYS = "schedule:"
 RECORD_KEYS = "record:"  # then the lane and the key that the record was given
+CHILD_KEYS = "child:"  # then the parent's id, the phase and the child's name in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +303,15 @@ class Released:
     claim: Claim
 
 
-Outcome = Completed | Failed | RetryLater | Cancelled | Released
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """The handler is to be called again once the task's children have ended: it costs no failure."""
+
+    claim: Claim
+    progress: Progress | None = None
+
+
+Outcome = Completed | Failed | RetryLater | Cancelled | Released | Waits
 
 
 class Moved(NamedTuple):

@@ -23,6 +23,7 @@ from app.tasks.errors import (
     RedisUnavailable,
     TaskError,
 )
+from app.tasks.families import Families
 from app.tasks.handlers import HandlerRegistry
 from app.tasks.ids import IdSource
 from app.tasks.model import PRIORITIES, Moved, NewTask, Priority, Status, Submitted, Ticket
@@ -75,6 +76,7 @@ class TaskQueue:
             follow=self._follow,
             changed=self.waking.due,
         )
+        self.families = Families(store, self._check, follow=self.push_moved, cancel=self.cancel)
 
     # --- submit -----------------------------------------------------------------------------------
 

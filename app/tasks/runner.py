@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from types import CoroutineType
 
 import structlog
@@ -20,8 +18,10 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.tasks.errors import DatabaseUnavailable, InvalidTask, StatementRefused, TaskError
+from app.tasks.families import Families
 from app.tasks.handlers import (
     Call,
+    ChildrenOpen,
     DoNotRetry,
     Handler,
     HandlerRegistry,
@@ -32,6 +32,8 @@ from app.tasks.handlers import (
     heed_cancels,
     to_json,
 )
+from app.tasks.live_task import LiveTask as LiveTask
+from app.tasks.live_task import boot_clock as boot_clock
 from app.tasks.model import (
     Cancelled,
     Claim,
@@ -39,126 +41,20 @@ from app.tasks.model import (
     Failed,
     OnLost,
     Outcome,
-    Progress,
-    Released,
     RetryLater,
     Status,
+    Waits,
 )
 from app.tasks.sentences import ERROR_CHARACTERS, sentence, storable
 from app.tasks.settings import CoreSettings
 from app.tasks.store import Store
 from app.tasks.store.settling import Settled
 
-STEP_CHARACTERS = 200
 SETTLE_PAUSE_SECONDS = (0.1, 5.0)
-
-_BOOT_CLOCK: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 log = structlog.get_logger(__name__)
 
 TimeLimit = Callable[[float], AbstractContextManager[None]]
-
-
-def boot_clock() -> float:
-    """Seconds that go on while the machine sleeps: a lease ends during a suspend, too."""
-    seconds: float = time.clock_gettime(_BOOT_CLOCK)
-    return seconds
-
-
-class LiveTask:
-    """A claim in the hands of this process: what the handler reports and what it is told, in memory.
-
-    Another thread carries both to and from the database (`Heartbeat` in the workers).
-    """
-
-    def __init__(
-        self,
-        claim: Claim,
-        store: Store,
-        *,
-        lease_ends: float,
-        limit_seconds: int = 0,
-        isolated: bool = False,
-    ) -> None:
-        """`lease_ends` is on the boot clock. `limit_seconds` may run; 0: as the runner's settings say.
-        `isolated`: the run has a process of its own, and whoever made that holds it to its limits."""
-        self.claim = claim
-        self.lease_ends = lease_ends
-        self.limit_seconds = limit_seconds
-        self.isolated = isolated
-        self.started = boot_clock()
-        self.percent = 0
-        self.step: str | None = None
-        self.progress_changed = False
-        self.cancel_asked = claim.cancel_requested
-        self.lost = False
-        self.outcome: Outcome | None = None
-        self.has_loop = False
-        self._store = store
-        self._connection: Connection | None = None
-        self._lock = threading.Lock()
-
-    # ContextBackend ---------------------------------------------------------------------------------
-
-    def report_progress(self, percent: int | None, step: str | None) -> None:
-        with self._lock:
-            if percent is not None:
-                # never backwards within an attempt: a bar that jumps back tells nothing
-                self.percent = max(self.percent, min(100, int(percent)))
-            if step is not None:
-                self.step = storable(str(step))[:STEP_CHARACTERS]
-            self.progress_changed = True
-
-    def cancel_requested(self) -> bool:
-        return self.cancel_asked or self.lost
-
-    def connection(self) -> Connection:
-        if self.has_loop:
-            raise RuntimeError("an async handler has no connection: its statements would hold up its loop")
-        if self._connection is None:
-            self._connection = self._store.database.engine.connect()
-            self._connection.begin()
-        return self._connection
-
-    # for the runner and the heartbeat ---------------------------------------------------------------
-
-    def take_progress(self) -> Progress | None:
-        """What changed since the last call; None if nothing did."""
-        with self._lock:
-            if not self.progress_changed:
-                return None
-            self.progress_changed = False
-            return Progress(self.percent, self.step)
-
-    def with_progress(self, outcome: Outcome) -> Outcome:
-        """The outcome, with what the handler said last: that is recorded with it, at no price of its own."""
-        if isinstance(outcome, Released):
-            return outcome
-        progress = self.take_progress()
-        return outcome if progress is None else replace(outcome, progress=progress)
-
-    def store_progress(self) -> None:
-        """Write what changed into the row; one statement, or none. Progress is not worth an error.
-
-        SQLite has one write lock: while the task's own transaction holds it, this waits for the settle.
-        """
-        if self._connection is not None and self._store.database.kind == "sqlite":
-            return
-        progress = self.take_progress()
-        if progress is None:
-            return
-        try:
-            self._store.claims.progress(self.claim, *progress)
-        except TaskError as error:
-            log.info("task.progress_lost", task=self.claim.task_id, reason=str(error))
-
-    @property
-    def has_connection(self) -> bool:
-        return self._connection is not None
-
-    def take_connection(self) -> Connection | None:
-        connection, self._connection = self._connection, None
-        return connection
 
 
 class Runner:
@@ -173,16 +69,19 @@ class Runner:
         time_limit: TimeLimit = lambda seconds: nullcontext(),
         pause: Callable[[float], bool] | None = None,
         isolate: Callable[[LiveTask], Outcome] | None = None,
+        families: Families | None = None,
     ) -> None:
         """`time_limit(seconds)` raises `TimeLimitExceeded` inside its block when the time is over.
         `pause(seconds)` waits between tries to settle and returns true to give up.
-        `isolate` runs a task in a process of its own if its handler wants one; None: this is such a one."""
+        `isolate` runs a task in a process of its own if its handler wants one; None: this is such a one.
+        Without `families` a handler has no children."""
         self._store = store
         self._handlers = handlers
         self._settings = settings
         self._time_limit = time_limit
         self._pause = pause or _sleep
         self._isolate = isolate
+        self._families = families
 
     def run(self, live: LiveTask) -> Settled | None:
         """Run one claim and record its end. None: the lease was over before the start, nothing ran."""
@@ -217,6 +116,8 @@ class Runner:
                 result = call()
                 if isinstance(result, CoroutineType):
                     result = asyncio.run(heed_cancels(result, call.context))
+        except ChildrenOpen:
+            return Waits(live.claim)
         # the one broad except: a handler may raise anything
         except (Exception, SystemExit) as error:  # noqa: BLE001
             return self.failure(live, call, error)
@@ -256,7 +157,7 @@ class Runner:
         except InvalidTask as error:
             reason = storable(f"the payload does not fit the handler: {error}")
             return Failed(claim, reason[:ERROR_CHARACTERS])
-        live.has_loop = handler.is_async
+        live.has_loop, live.families = handler.is_async, self._families
         context = TaskContext(
             claim.task_id, claim.attempt, claim.user_id, live, claim.failures, claim.planned_run
         )

@@ -336,6 +336,46 @@ flows = Table(
     **_ON_MYSQL,
 )
 
+# Tasks that have children. `waits`: it is SCHEDULED until they have ended, or until the deadline.
+parents = Table(
+    "parents",
+    metadata,
+    Column("task_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("waits", Boolean, nullable=False, server_default=false()),
+    # an operator lets it run again: those of its children that did not complete are to do so, too
+    Column("again", Boolean, nullable=False, server_default=false()),
+    Column("deadline_at", UtcDateTime),
+    Column("created_at", UtcDateTime, nullable=False),
+    Index("ix_parents_waits", "waits"),
+    **_ON_MYSQL,
+)
+
+# Their children. `ended` follows the task's status; a tagged one waits SCHEDULED until it is admitted.
+children = Table(
+    "children",
+    metadata,
+    Column("task_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("parent_id", BigInteger, nullable=False),
+    Column("phase", short_word(40), nullable=False),
+    Column("name", short_word(60), nullable=False),
+    Column("tag", short_word(40)),
+    Column("admitted", Boolean, nullable=False),
+    Column("ended", Boolean, nullable=False, server_default=false()),
+    # has a parent open ones; who holds or waits for a place of a tag
+    Index("ix_children_parent", "parent_id", "ended"),
+    Index("ix_children_open", "ended", "tag", "admitted", "task_id"),
+    **_ON_MYSQL,
+)
+
+# How many children with a tag may be admitted at a time, on all hosts together.
+tag_limits = Table(
+    "tag_limits",
+    metadata,
+    Column("tag", short_word(40), primary_key=True),
+    Column("at_most", Integer, nullable=False),
+    **_ON_MYSQL,
+)
+
 # One row per run of a flow over a batch of records.
 flow_execution_logs = Table(
     "flow_execution_logs",

@@ -12,7 +12,7 @@ import structlog
 from app.tasks.errors import FieldProblem, InvalidTask, PayloadTooLarge, UnknownPriority
 from app.tasks.handlers import Handler, HandlerRegistry, write_json
 from app.tasks.ids import IdSource
-from app.tasks.model import RECORD_KEYS, RUN_KEYS, NewTask, Priority
+from app.tasks.model import CHILD_KEYS, RECORD_KEYS, RUN_KEYS, NewTask, Priority
 from app.tasks.settings import CoreSettings
 from app.tasks.sources import SOURCE_KEYS, is_imported
 
@@ -130,7 +130,7 @@ def _key_problems(request: TaskRequest) -> list[FieldProblem]:
             message = f"must be 1 to {KEY_CHARACTERS} printable characters without blanks at the ends"
             problems.append(FieldProblem(field, message))
     key = request.idempotency_key if isinstance(request.idempotency_key, str) else ""
-    for reserved, whose in ((RUN_KEYS, "schedules"), (RECORD_KEYS, "records")):
+    for reserved, whose in ((RUN_KEYS, "schedules"), (RECORD_KEYS, "records"), (CHILD_KEYS, "children")):
         if key.startswith(reserved):
             reason = f"must not begin with {reserved!r}: {whose} do"
             problems.append(FieldProblem("idempotency_key", reason))

@@ -5,6 +5,7 @@ After the commit, and never with an error: whoever was not woken looks by itself
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
@@ -17,6 +18,8 @@ from app.tasks.store.notices import NEAR_SECONDS, Notices, Topic
 from app.tasks.tickets import RQQueueManager
 from app.tasks.tickets.bells import Bells
 
+CHILDREN_SECONDS = 0.1
+
 log = structlog.get_logger(__name__)
 
 
@@ -26,6 +29,7 @@ class Waking:
     def __init__(self, notices: Notices, tickets: RQQueueManager | None) -> None:
         self._notices = notices
         self._tickets = tickets
+        self._next_ring = 0.0
 
     def follow(self, moves: Iterable[Moved]) -> None:
         """These rows wait in the database now. Those in Redis are for whoever pushes their tickets."""
@@ -49,6 +53,13 @@ class Waking:
     def due(self) -> None:
         """Something becomes due soon, or may have been left: the sweeper looks."""
         self._tell(Topic.DUE, lambda bells: bells.ring_due())
+
+    def children_ended(self) -> None:
+        """A parent or a child with the same tag may go on: the sweeper looks, some times a second at most."""
+        now = time.monotonic()
+        if now >= self._next_ring:
+            self._next_ring = now + CHILDREN_SECONDS
+            self.due()
 
     def rules_changed(self, priorities: Iterable[Priority] = PRIORITIES) -> None:
         """The routing of these priorities is another: all who wait read it anew."""

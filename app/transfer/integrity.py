@@ -60,10 +60,12 @@ def task_rules(handlers: Iterable[str]) -> list[Rule]:
         _task("no end", "a live task has not ended", f"{live} AND ended_at IS NOT NULL"),
         _task("wait", "a waiting task says since when",
               "status IN ('QUEUED', 'DISPATCHED') AND waiting_since IS NULL"),
-        _task("scheduled", "a scheduled task has a time, a hold, or waits for its user",
+        _task("scheduled", "a scheduled task has a time, a hold, or waits for its user, children or a place",
               "status = 'SCHEDULED' AND run_at IS NULL AND held = false"
               " AND id NOT IN (SELECT task_id FROM user_waits)"
-              " AND id NOT IN (SELECT task_id FROM slot_waits)"),
+              " AND id NOT IN (SELECT task_id FROM slot_waits)"
+              " AND id NOT IN (SELECT task_id FROM parents WHERE waits = true)"
+              " AND id NOT IN (SELECT task_id FROM children WHERE admitted = false)"),
         _task("time", "only a scheduled task has a time to run at",
               "status <> 'SCHEDULED' AND run_at IS NOT NULL"),
         _task("confirmed", "only a task that waits in Redis has a ticket that was seen",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -26,8 +27,9 @@ from app.tasks.model import (
     Status,
     Ticket,
     Track,
+    Waits,
 )
-from app.tasks.schema import tasks, user_waits
+from app.tasks.schema import children, parents, tasks, user_waits
 from app.tasks.store import Store
 from app.tasks.store.submitting import Placement, Refusal
 from tests.contract.rows import ENDED, TOKEN, WAITING, Rows
@@ -80,6 +82,22 @@ def let_in(store: Store, row: Mapping[str, Any]) -> Any:
     return Store.over(store.database, user_concurrency=1).users.make_up()
 
 
+def let_parent_in(store: Store, row: Mapping[str, Any]) -> Any:
+    """As of a parent that waits and has no open child."""
+    wait = {"task_id": row["id"], "waits": True, "created_at": datetime.now(UTC)}
+    store.database.run(lambda on: on.execute(insert(parents), wait))
+    return store.families.wake()
+
+
+def admit(store: Store, row: Mapping[str, Any]) -> Any:
+    """As of a child whose tag has a place for it."""
+    child = {"task_id": row["id"], "parent_id": 1, "phase": "a", "name": "b", "tag": "t", "admitted": False}
+    store.database.run(lambda on: on.execute(insert(children), child))
+    moves = store.families.admit()
+    store.database.run(lambda on: on.execute(children.delete()))
+    return moves
+
+
 def settle(make: Callable[[Claim], Outcome]) -> Callable[[Store, Mapping[str, Any]], Any]:
     return lambda store, row: store.settlements.settle([make(claim_of(row))])
 
@@ -113,6 +131,7 @@ ALL_WAITING = {"SCHEDULED", *WAITING}
 ASKED = {"cancel_requested": True}
 ACTIVE_KEY = {"active_key": "somebody#1"}
 DUE = {"run_at": "past"}
+NO_TIME = {"run_at": None}
 
 CASES = {
     "claim": Case(
@@ -161,6 +180,17 @@ CASES = {
         lost,
         ASKED,
     ),
+    "wait for children": Case(
+        "wait for children", {"PROCESSING": "SCHEDULED"}, settle(Waits), lost, ACTIVE_KEY
+    ),
+    "wait of a task that is to be cancelled": Case(
+        "heed a cancel", {"PROCESSING": "CANCELLED"}, settle(Waits), lost, ASKED
+    ),
+    "let in a parent by Redis": Case("let in", {"SCHEDULED": "DISPATCHED"}, let_parent_in, empty, NO_TIME),
+    "let in a parent by the database": Case(
+        "let in", {"SCHEDULED": "QUEUED"}, let_parent_in, empty, NO_TIME, 0
+    ),
+    "admit a child": Case("let in", {"SCHEDULED": "DISPATCHED"}, admit, empty, NO_TIME),
     "release to Redis": Case("release", {"PROCESSING": "DISPATCHED"}, settle(Released), lost),
     "release to the database": Case(
         "release", {"PROCESSING": "QUEUED"}, settle(Released), lost, redis_percent=0

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tests.model.state import DISPATCHED, QUEUED, SCHEDULED, Scenario
+from tests.model.state import DISPATCHED, PROCESSING, QUEUED, SCHEDULED, Scenario
 
 D, Q = DISPATCHED, QUEUED
 OURS = ("ours",)
@@ -98,6 +98,7 @@ NOT_TAKEN = {
         ],
         "users and their limit of running tasks are not modelled",
     ),
+    ("wait for children", PROCESSING, SCHEDULED): "parents and children are not modelled",
 }
 
 

@@ -39,7 +39,7 @@ SQL_ROOMS = (
         "app.tasks.migrate",
         "app.tasks.migrations",
     ),
-    *("app.tasks.store", "app.tasks.queue", "app.tasks.runner", "app.tasks.handlers"),
+    *("app.tasks.store", "app.tasks.queue", "app.tasks.runner", "app.tasks.live_task", "app.tasks.handlers"),
     *("app.tasks.after_commit", "app.transfer", "app.distributed", "app.monitoring", "config_values"),
     *("benchmarks.transfer", "benchmarks.floor", "benchmarks.records"),
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.tasks.model import Cancelled, Claim, Completed, Failed, Outcome, Priority, RetryLater, Track
+from app.tasks.model import Cancelled, Claim, Completed, Failed, Outcome, Priority, RetryLater, Track, Waits
 from workers.causes import Cause, CauseOfDeath
 from workers.life import LifeFile, deaths, held_if_dead, life_path
 from workers.page import ARENA_BYTES, ARENA_RESERVE_BYTES, MAX_BATCH, MAX_BESIDE, Page
@@ -63,6 +63,7 @@ def test_the_largest_batch_fits() -> None:
         lambda claim: Failed(claim, ""),
         lambda claim: RetryLater(claim, "no", 0.25),
         lambda claim: Cancelled(claim),
+        lambda claim: Waits(claim),
     ],
 )
 def test_an_outcome_comes_back_as_it_went_in(make: object) -> None:

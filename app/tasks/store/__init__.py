@@ -6,7 +6,8 @@ transition), `transfers` (many rows from one track to the other), `tickets` (wha
 `queries` (reading), `schedules` (what runs again), `looks` (is there anything to do?), `notices`
 (waking who waits), `routing`, `registry` (workers, locks), `imports` (the birth of imported tasks), `slots`
 (those of them that wait for a place of their user), `write_backs` (what their legacy rows are told),
-`records` (the lanes of flows, and what happens to their records many at a time).
+`records` (the lanes of flows, and what happens to their records many at a time), `families` (parents, their
+children, and limits of tags).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from app.tasks.database import Database
 from app.tasks.store.aging import Aging
 from app.tasks.store.claims import Claims
 from app.tasks.store.fairness import UserLimit
+from app.tasks.store.families import FamilyRows
 from app.tasks.store.imports import Imports
 from app.tasks.store.looks import Looks
 from app.tasks.store.moves import Moves
@@ -59,6 +61,7 @@ class Store:
     slots: SlotWaits
     write_backs: WriteBacks
     records: Records
+    families: FamilyRows
 
     @classmethod
     def over(cls, database: Database, *, user_concurrency: int = 0) -> Store:
@@ -94,4 +97,5 @@ class Store:
             slots=SlotWaits(database),
             write_backs=backs,
             records=Records(database),
+            families=FamilyRows(database, submissions),
         )

@@ -17,6 +17,7 @@ from app.tasks.database import Database
 from app.tasks.model import Priority, Status
 from app.tasks.routing import Routing
 from app.tasks.schema import AnyRow, database_now, in_a_queue, locks, routing, schedules, tasks
+from app.tasks.store.families import some_are_open
 from app.tasks.store.routing import RoutingTable, route_of
 
 
@@ -32,11 +33,12 @@ class Glance:
     processing: bool
     next_due_seconds: float | None
     next_run_seconds: float | None
+    families: bool = False
 
     @property
     def anything_live(self) -> bool:
-        """True if some task waits for a worker or is in one's hands."""
-        return self.queued or self.dispatched or self.processing
+        """True if some task waits for a worker or for children, or is in a worker's hands."""
+        return self.queued or self.dispatched or self.processing or self.families
 
 
 class Looks:
@@ -68,6 +70,7 @@ class Looks:
             processing=bool(first.processing),
             next_due_seconds=_seconds(first.next_due, first.now),
             next_run_seconds=_seconds(first.next_run, first.now),
+            families=bool(first.families),
         )
 
     def _read(self, query: Any) -> list[AnyRow]:
@@ -104,4 +107,5 @@ def _glance(lock: str) -> Any:
         _some(Status.QUEUED, in_a_queue()).label("queued"),
         _some(Status.DISPATCHED).label("dispatched"),
         _some(Status.PROCESSING).label("processing"),
+        some_are_open().label("families"),
     )

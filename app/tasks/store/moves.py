@@ -18,7 +18,7 @@ from app.tasks.ids import first_id_of
 from app.tasks.model import ENDED, PRIORITIES, WAITING, Moved, OnLost, Priority, Status, Ticket, Track
 from app.tasks.routing import Intake, Route
 from app.tasks.schema import AnyRow, database_now, in_a_queue, status_is, task_events, tasks
-from app.tasks.store import events
+from app.tasks.store import events, families
 from app.tasks.store.misplaced import Misplaced
 from app.tasks.store.placing import FRESH, OVER, PLACED_COLUMNS, moved, place
 from app.tasks.store.routing import hold_routing
@@ -205,11 +205,11 @@ class Moves:
                 raise WrongState(task_id=task_id, status=row.status, verb="retry")
             rules, now = hold_routing(on, [row.priority])
             events.record(on, "operator's retry", [task_id], was=row.status)
-            again = {"failures": 0, "error": None, "result": None, "ended_at": None, "active_key": active_key}
-            again |= {"progress_percent": 0, "progress_step": None, "started_at": None}
-            if rules[row.priority].intake_at(now) is Intake.OPEN:
+            again = families.ANEW | {"active_key": active_key}
+            tagged = bool(families.reopen(on, [row]))
+            if rules[row.priority].intake_at(now) is Intake.OPEN and not tagged:
                 return place(on, [row], rules, **again)[0]
-            hold = FRESH | again | {"status": Status.SCHEDULED, "held": True}
+            hold = FRESH | again | {"status": Status.SCHEDULED, "held": not tagged}
             on.execute(update(tasks).where(tasks.c.id == task_id).values(hold))
             return Moved(task_id, Status.SCHEDULED)
 
@@ -269,14 +269,17 @@ class Moves:
         return self._database.run(work)
 
     def purge_failed(self, *, limit: int, task_id: int | None = None) -> int:
-        """Delete dead letters of the queues, or one of them. Returns how many; repeat until 0."""
-        query = select(tasks.c.id).where(tasks.c.status == Status.FAILED, in_a_queue()).limit(limit)
+        """Delete dead letters of the queues, or one of them, but no child whose parent has not ended. Returns
+        how many; repeat until 0."""
+        failed = (tasks.c.status == Status.FAILED, in_a_queue(), ~families.is_needed())
+        query = select(tasks.c.id).where(*failed).limit(limit)
         if task_id is not None:
             query = query.where(tasks.c.id == task_id)
         return self._delete(query)
 
     def purge_ended(self, *, before: Any, limit: int) -> int:
-        """Delete completed and cancelled tasks that ended before `before` (aware). Repeat until 0.
+        """Delete completed and cancelled tasks that ended before `before` (aware), but no child whose parent
+        has not ended. Repeat until 0.
 
         Ids ascend with time, so the primary key bounds the search: no index on the end is needed.
         """
@@ -287,6 +290,7 @@ class Moves:
                 tasks.c.status.in_((Status.COMPLETED, Status.CANCELLED)),
                 in_a_queue(),
                 tasks.c.ended_at < before,
+                ~families.is_needed(),
             )
             .limit(limit)
         )
@@ -302,6 +306,7 @@ class Moves:
             if ids:
                 on.execute(tasks.delete().where(tasks.c.id.in_(ids)))
                 on.execute(task_events.delete().where(task_events.c.task_id.in_(ids)))
+                families.forget(on, ids)
             return len(ids)
 
         return self._database.run(work)

@@ -25,12 +25,14 @@ from app.tasks.model import (
     Released,
     RetryLater,
     Status,
+    Waits,
 )
 from app.tasks.routing import Routing
 from app.tasks.schema import AnyRow, database_now, status_is, tasks
 from app.tasks.store import events
 from app.tasks.store.claims import write_progress
 from app.tasks.store.driver_sql import DriverSql
+from app.tasks.store.families import await_children
 from app.tasks.store.notices import NEAR_SECONDS
 from app.tasks.store.placing import FRESH, OVER, PLACED_COLUMNS, each_its_own, place
 from app.tasks.store.routing import hold_routing
@@ -215,6 +217,8 @@ def _end_of(outcome: Outcome, row: AnyRow) -> Status | None:
             return Status.CANCELLED
         case RetryLater(delay_seconds=delay) if delay > 0:
             return Status.SCHEDULED
+        case Waits():
+            return Status.SCHEDULED
     return None
 
 
@@ -224,17 +228,20 @@ def _rules_for(on: Connection, rows: Sequence[AnyRow]) -> Routing:
 
 def _bring(on: Connection, end: Status, group: Sequence[_Ended], settled: Settled) -> None:
     """Rows of one kind of outcome come to one status that is not the routing's to say."""
-    values = _values(group)
+    values, ids = _values(group), [row.id for row, _ in group]
     if end is Status.COMPLETED:
         values |= {"progress_percent": 100}
-    if end is Status.SCHEDULED:
+    if end is Status.SCHEDULED and isinstance(group[0][1], Waits):
+        values |= FRESH
+        await_children(on, ids)
+        settled.moves += [Moved(task_id, end) for task_id in ids]  # they may all have ended meanwhile
+    elif end is Status.SCHEDULED:
         delays = {row.id: outcome.delay_seconds for row, outcome in group if isinstance(outcome, RetryLater)}
         values |= FRESH | {"run_at": database_now(each_its_own(delays, Float()))}
         near = [task_id for task_id, delay in delays.items() if delay < NEAR_SECONDS]
         settled.moves += [Moved(task_id, end) for task_id in near]
     else:
         values |= OVER
-    ids = [row.id for row, _ in group]
     on.execute(update(tasks).where(tasks.c.id.in_(ids)).values(values | {"status": end}))
     settled.recorded.update(dict.fromkeys(ids, end))
 
