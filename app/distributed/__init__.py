@@ -5,6 +5,11 @@ has the flow's business logic claims it there.
 """
 
 from app.distributed.databases import DatabaseManager as DatabaseManager
+from app.distributed.fan_out import ChildrenFailed as ChildrenFailed
+from app.distributed.fan_out import ChildrenLate as ChildrenLate
+from app.distributed.fan_out import Undone as Undone
+from app.distributed.fan_out import fan_out as fan_out
+from app.distributed.fan_out import gather as gather
 from app.distributed.flow_runs import RecordContext as RecordContext
 from app.distributed.flow_runs import business_logic as business_logic
 from app.distributed.flow_runs import distributed_processing_flow as distributed_processing_flow

@@ -1,0 +1,45 @@
+"""A parent and its children, who tell when they begin and end. Loaded by TASK_MODULES in tests only.
+
+Each line of the ledger file in the payload is "id attempt pid what name".
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from app.distributed.fan_out import fan_out, gather
+from app.tasks.handlers import TaskContext, task
+
+CHILDREN = 12
+FAILS_ONCE, HANGS_ONCE = "child 4", "child 6"
+
+
+def _tell(payload: dict[str, Any], context: TaskContext, what: str) -> None:
+    with open(payload["path"], "a", encoding="utf-8") as ledger:
+        ledger.write(f"{context.task_id} {context.attempt} {os.getpid()} {what} {payload.get('name', '')}\n")
+
+
+@task("relatives.parent", retry_base_seconds=0.2)
+def parent(payload: dict[str, Any], context: TaskContext) -> dict[str, Any]:
+    """Children with a tag, then a last one."""
+    _tell(payload, context, "parent")
+    names = [f"child {number}" for number in range(CHILDREN)]
+    payloads = {name: payload | {"name": name} for name in names}
+    found = gather(fan_out(context, "tables", "relatives.child", payloads, tag="database", max_retries=2))
+    last = gather(fan_out(context, "cleanup", "relatives.child", {"last": payload | {"name": "last"}}))
+    return {"tables": sorted(found.values()), "last": last["last"]}
+
+
+@task("relatives.child", retry_base_seconds=0.2)
+def child(payload: dict[str, Any], context: TaskContext) -> str:
+    """One fails once; one hangs in its first run, until it is killed."""
+    _tell(payload, context, "begin")
+    if payload["name"] == HANGS_ONCE and not context.failures:
+        time.sleep(600)
+    time.sleep(0.05)
+    _tell(payload, context, "end")
+    if payload["name"] == FAILS_ONCE and not context.failures:
+        raise ValueError("not the first time")
+    return str(payload["name"])
