@@ -79,9 +79,12 @@ def fan_out(
 
     Children wait in the queue of `priority` (default: the parent's). Those with a `tag` start only while the
     tag's limit has a place. Raises `InvalidTask`, `DatabaseUnavailable`, `TaskCancelled` if the claim of this
-    run is lost, and `RuntimeError` in an async handler or one with isolation="fork".
+    run is lost, and `RuntimeError` in an async handler, in one with isolation="fork", and once the
+    handler has used `context.connection`.
     """
     live, families = _own(context)
+    if live.has_connection:
+        raise RuntimeError("fan out before context.connection is used: its writes are rolled back by a wait")
     stored = families.fan_out(
         live.claim,
         phase,
@@ -128,6 +131,7 @@ def _wait(
         deadline = min(row.created_at for row in rows) + timedelta(seconds=limit)
         if rows[0].now >= deadline:
             raise ChildrenLate(still_open, limit)
+        live.undo_writes()  # as the wait will; until then nobody else could write into SQLite
         families.set_deadline(live.claim, deadline)
     raise ChildrenOpen
 

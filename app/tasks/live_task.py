@@ -116,6 +116,13 @@ class LiveTask:
         except TaskError as error:
             log.info("task.progress_lost", task=self.claim.task_id, reason=str(error))
 
+    def undo_writes(self) -> None:
+        """Roll back what the handler has written through its connection; its next use opens another."""
+        connection = self.take_connection()
+        if connection is not None:
+            with connection:
+                connection.rollback()
+
     @property
     def has_connection(self) -> bool:
         return self._connection is not None

@@ -260,7 +260,7 @@ def test_what_a_parent_wrote_before_it_waits_is_rolled_back(make_place: MakePlac
     def writes(payload: Any, context: TaskContext) -> Any:
         children = fan_out(context, "tables", "test.child", SPREAD)
         context.connection.exec_driver_sql(f"INSERT INTO effects VALUES ({context.task_id})")
-        return gather(children)
+        return gather(children, limit_seconds=3600)
 
     place = make_place(writes)
     parent = place.submit()
@@ -470,6 +470,18 @@ def test_a_fan_out_that_cannot_be_stored_says_why(
     place.work()
     assert reason in sqlite_rows.row(parent)["error"]
     assert place.children() == {}
+
+
+def test_who_fans_out_after_its_own_writes_is_refused(make_place: MakePlace, rows: Rows) -> None:
+    def writes(payload: Any, context: TaskContext) -> Any:
+        context.connection.exec_driver_sql(f"INSERT INTO effects VALUES ({context.task_id})")
+        fan_out(context, "tables", "test.child", SPREAD)
+
+    place = make_place(writes)
+    parent = place.submit()
+    place.work()
+    assert "fan out before context.connection is used" in rows.row(parent)["error"]
+    assert (rows.effects(), place.children()) == ([], {})
 
 
 def test_a_run_in_a_process_of_its_own_has_no_children(sqlite_rows: Rows, make_store: MakeStore) -> None:
