@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
@@ -20,13 +21,18 @@ SERVER_FIXTURES = {
     "postgresql": {"postgres_server"},
 }
 BROWSER = "tests/browser/"
+BUSY = HealthCheck.too_slow
 
 
 def pytest_configure() -> None:
-    """A shell that runs the tests in the background has them ignore Ctrl+C, and so every program that they
-    start; the tests of Ctrl+C need it heard."""
+    """What makes one run as good as another."""
+    # A shell that runs the tests in the background has them ignore Ctrl+C, and so every program that they
+    # start; the tests of Ctrl+C need it heard.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    gc.disable()  # all that is imported and collected stays: there is nothing to find
+    # Of hypothesis: the same examples each time, and no failure because the machine was busy.
+    settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=[BUSY])
+    settings.load_profile("steady")
+    gc.disable()  # until all is collected: nothing of it goes away
 
 
 def pytest_collection_finish() -> None:

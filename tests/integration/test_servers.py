@@ -74,13 +74,13 @@ def test_server_dies_with_the_tests(make: Callable[[], Server]) -> None:
     kind = {"<lambda>": "RedisServer"}.get(make.__name__, make.__name__)
     code = (
         f"import sys; from tests.servers import {kind}; s = {kind}().start();"
-        "print(s.folder, s.pid, flush=True); sys.stdin.read()"
+        "print(s.pid, s.folder, *getattr(s, '_made', {}).values(), flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as owner:
         assert owner.stdout is not None
-        folder, pid = owner.stdout.readline().split()
+        pid, *folders = owner.stdout.readline().split()
         leader = psutil.Process(int(pid))
         family = [leader, *leader.children(recursive=True)]
         owner.kill()
@@ -90,7 +90,8 @@ def test_server_dies_with_the_tests(make: Callable[[], Server]) -> None:
         deadline_seconds=60,
         what="the server and its children die after their owner",
     )
-    shutil.rmtree(folder)
+    for folder in folders:
+        shutil.rmtree(folder)
 
 
 def test_persistent_redis_keeps_its_data_over_a_kill(private_redis: RedisServer) -> None:

@@ -134,7 +134,7 @@ moments = st.builds(
 
 @given(some_minutes, some_hours, zones, moments)
 @example({30}, {2}, BERLIN, datetime(2026, 10, 25, 0, 45, tzinfo=UTC))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_next_time_is_the_first_minute_at_which_the_clock_says_so(
     minutes: set[int], hours: set[int], zone: str, moment: datetime
 ) -> None:
