@@ -5,6 +5,10 @@ from app.monitoring import distributed_processing_diagnostics as distributed_pro
 from app.monitoring import distributed_queue_monitoring as distributed_queue_monitoring
 from app.monitoring import distributed_system_maintenance as distributed_system_maintenance
 from app.monitoring import index_usage as index_usage
+from app.monitoring import migration_cleanup_flow as migration_cleanup_flow
+from app.monitoring import migration_monitoring_flow as migration_monitoring_flow
 from app.monitoring import processing_performance_monitoring as processing_performance_monitoring
 from app.monitoring import purge_records as purge_records
+from app.monitoring import rollback_migration_flow as rollback_migration_flow
+from app.monitoring import verify_migration_integrity as verify_migration_integrity
 from app.monitoring import workers_needed as workers_needed

@@ -32,6 +32,9 @@ DEFAULTS_FLOW = "distributed_processor"
 FLOW_CHARACTERS = 60
 
 
+FLAG_WORDS = "true, false, 1, 0, yes, no, on or off"
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
     """A setting that every flow has: how its text is read, what it is by default, what it may be, what it
@@ -48,14 +51,18 @@ def _whole(low: int, high: int) -> TypeAdapter[Any]:
 
 
 KEYS: Mapping[str, Key] = {
-    "use_distributed_processing": Key(
-        TypeAdapter(Flag), False, "true, false, 1, 0, yes, no, on or off", "records go through the queue"
-    ),
+    "use_distributed_processing": Key(TypeAdapter(Flag), False, FLAG_WORDS, "records go through the queue"),
     "distributed_batch_size": Key(
         _whole(1, 10_000), 100, "a whole number from 1 to 10000", "most records that are claimed at once"
     ),
     "distributed_rollout_percent": Key(
         _whole(0, 100), 100, "a whole number from 0 to 100", "share of the records that go through the queue"
+    ),
+    "accept_records": Key(
+        TypeAdapter(Flag), True, FLAG_WORDS, "records may be added; false stops intake at once"
+    ),
+    "process_records": Key(
+        TypeAdapter(Flag), True, FLAG_WORDS, "records may be claimed; false lets what runs end, and no more"
     ),
     "cleanup_timeout_hours": Key(
         TypeAdapter(Annotated[float, Field(ge=0, le=8760, allow_inf_nan=False)]),

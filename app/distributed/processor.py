@@ -21,7 +21,7 @@ from app.distributed.flow_settings import ConfigManager
 from app.distributed.lost import LostRecords, is_delicate
 from app.distributed.new_records import NewRecords, checked_flow
 from app.system import System, build_system
-from app.tasks.errors import DatabaseUnavailable, TaskError
+from app.tasks.errors import DatabaseUnavailable, IntakePaused, TaskError
 from app.tasks.handlers import to_json
 from app.tasks.model import Claim, Completed, Failed, Outcome, Released, Status
 from app.tasks.reclaims import Reclaims
@@ -31,6 +31,7 @@ from app.tasks.store.settling import Settled
 
 BATCH_LIMIT = 10_000
 ORPHANS_AT_A_TIME = 500
+INTAKE_RETRY_SECONDS = 60
 
 PENDING = (Status.SCHEDULED, Status.QUEUED, Status.DISPATCHED)
 WORDS: Mapping[Status, str] = {
@@ -85,10 +86,15 @@ class DistributedProcessor:
 
         A record is a flat mapping, or `{"payload": …}`, with an optional `"key"` beside the payload. `key`
         names the field that tells records apart, or computes that: a record whose key the flow has had
-        before is left out. Raises `InvalidTask` naming each wrong field, and `DatabaseUnavailable`.
+        before is left out. Raises `InvalidTask` naming each wrong field,
+        `IntakePaused` while the flow takes none in, and `DatabaseUnavailable`.
         """
         checked_flow(flow)
-        retries = self.settings_of(flow).get_variable("max_retries")
+        settings = self.settings_of(flow)
+        if not settings.get_variable("accept_records"):
+            reason = f"accept_records is false for the flow {flow}"
+            raise IntakePaused(reason=reason, until=None, retry_after_seconds=INTAKE_RETRY_SECONDS)
+        retries = settings.get_variable("max_retries")
         news = self._new.checked(flow, records, key, retries)
         if not news:
             return 0
@@ -119,7 +125,7 @@ class DistributedProcessor:
     def claim(self, flow: str, n: int) -> list[LiveTask]:
         """As `claim_records_batch`, for `distributed_processing_flow`."""
         lane = self._store.records.lane(checked_flow(flow))
-        if lane is None:
+        if lane is None or not self.settings_of(flow).get_variable("process_records"):
             return []
         limit = 1 if flow in self._alone else min(max(n, 1), BATCH_LIMIT)
         with self._claiming:

@@ -163,6 +163,12 @@ class Records:
         )
         return self._database.read(lambda on: list[AnyRow](on.execute(query)))
 
+    def page(self, lane: int, *, after: int, limit: int) -> list[AnyRow]:
+        """Records of a lane in the order of their ids: (id, idempotency_key, payload, status, ended_at)."""
+        columns = (tasks.c.id, tasks.c.idempotency_key, tasks.c.payload, tasks.c.status, tasks.c.ended_at)
+        query = select(*columns).where(_RANK == lane, tasks.c.id > after).order_by(tasks.c.id).limit(limit)
+        return self._database.read(lambda on: list[AnyRow](on.execute(query)))
+
     # --- many at a time ---------------------------------------------------------------------------------
 
     def resettable(self, lane: int, *, max_failures: int) -> int:
