@@ -11,7 +11,7 @@ CHECKED := $(wildcard app workers core flows scripts benchmarks tests config*.py
 .DEFAULT_GOAL := help
 .SILENT:
 MAKEFLAGS += --no-print-directory
-.PHONY: help run test test-rq check model bench bench-peers bench-window bench-transfer bench-beside bench-import bench-records soak verify-proof record-migration lock setup-dev setup-staging setup-prod list-config start-workers run-distributed clean
+.PHONY: help run test test-rq check model bench bench-peers bench-window bench-transfer bench-beside bench-import bench-records soak verify-proof record-migration lock setup-dev setup-staging setup-prod list-config start-workers run-distributed run-flow deploy-flows clean
 
 help: ## list these commands
 	awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -106,6 +106,13 @@ start-workers: $(STAMP) ## start N workers (make start-workers N=3)
 run-distributed: $(STAMP) ## process a sample of 1,000 survey responses by N processes (make run-distributed N=3)
 	$(BIN)/python -m flows.survey.workflow --populate-only
 	$(BIN)/python scripts/process_flow.py survey --module flows.survey.workflow --processes $(N)
+
+run-flow: $(STAMP) ## copy and compare the tables of a sample, as an ETL in one process
+	$(BIN)/python -m flows.etl prepare
+	$(BIN)/python flows/prefect_flow.py
+
+deploy-flows: $(STAMP) ## store the deployments of the ETL; workers need TASK_MODULES=app.handlers,flows.etl
+	TASK_MODULES="$${TASK_MODULES:-app.handlers,flows.etl}" $(BIN)/python flows/prefect_flow-worker-flow.py deploy
 
 clean: ## remove the virtual environment and caches; keeps var/ and .env
 	rm -rf $(VENV) .venv-bench build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

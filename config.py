@@ -264,6 +264,12 @@ class Config(BaseModel):
         """Value of a variable that is no setting (a flow's key, a named database), or None."""
         return self._variables.get(name, (None, ""))[0]
 
+    def with_default_variables(self, defaults: Mapping[str, str]) -> Config:
+        """The same settings, where these variables have these values unless they are set."""
+        copy = self.model_copy()
+        copy._variables = {name: (value, "default") for name, value in defaults.items()} | self._variables
+        return copy
+
     def variables(self) -> list[str]:
         """The names of all variables that are set, settings or not."""
         return list(self._variables)

@@ -99,6 +99,22 @@ class Families:
         """Have the parent called again then, if its children have not ended before."""
         self._store.families.set_deadline(parent.task_id, moment)
 
+    def children_of(self, parent_id: int, *, limit: int = 1000) -> list[AnyRow]:
+        """The children of a task in the order of their births, each with its phase, name, tag, status and
+        times."""
+        return self._store.families.of_parent(parent_id, limit=limit)
+
+    def newest_runs(self, *, limit: int = 30) -> list[tuple[AnyRow, dict[Status, int]]]:
+        """The tasks that have children, newest first, each with how many children are in which status. Two
+        statements."""
+        rows = self._store.families.newest_parents(limit=limit)
+        tally = self._store.families.tally([row.id for row in rows])
+        return [(row, tally[row.id]) for row in rows]
+
+    def tally_of(self, parent_id: int) -> dict[Status, int]:
+        """How many children of a task are in which status."""
+        return self._store.families.tally([parent_id])[parent_id]
+
     def limits(self) -> dict[str, int]:
         """How many children with each tag may be on their way at a time; tags without a limit have none."""
         return self._store.families.limits()

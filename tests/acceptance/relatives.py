@@ -43,3 +43,26 @@ def child(payload: dict[str, Any], context: TaskContext) -> str:
     if payload["name"] == FAILS_ONCE and not context.failures:
         raise ValueError("not the first time")
     return str(payload["name"])
+
+
+@task("relatives.host")
+def host(payload: dict[str, Any], context: TaskContext) -> list[str]:
+    """Two cleanups side by side."""
+    left = fan_out(context, "cleanups", "relatives.guest", {"left": payload | {"name": "left"}})
+    right = fan_out(context, "cleanups", "relatives.guest", {"right": payload | {"name": "right"}})
+    return sorted((gather(left) | gather(right)).values())
+
+
+@task("relatives.guest")
+def guest(payload: dict[str, Any], context: TaskContext) -> str:
+    """Ends once the other is there: it never does unless both run at the same time."""
+    _tell(payload, context, "begin")
+    while not {"left", "right"} <= _present(payload["path"]):
+        context.check_cancelled()
+        time.sleep(0.02)
+    return str(payload["name"])
+
+
+def _present(path: str) -> set[str]:
+    with open(path, encoding="utf-8") as ledger:
+        return {line.split()[-1] for line in ledger}

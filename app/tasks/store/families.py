@@ -40,6 +40,10 @@ TAGS_AT_A_TIME = 50
 _IS_OPEN = children.c.ended == false()
 _WAITS = parents.c.waits == true()
 _FOR_NO_TIME = (status_is(Status.SCHEDULED), tasks.c.run_at.is_(None), tasks.c.held.is_(False))
+_SHOWN = (
+    *(tasks.c.id, tasks.c.status, tasks.c.attempt, tasks.c.failures, tasks.c.error, tasks.c.holder),
+    *(tasks.c.created_at, tasks.c.started_at, tasks.c.ended_at, tasks.c.run_at),
+)
 
 
 class FamilyRows:
@@ -165,6 +169,42 @@ class FamilyRows:
             .limit(ROWS_AT_A_TIME)
         )
         return self._database.read(lambda on: list(on.execute(query).scalars()))
+
+    # --- looking ------------------------------------------------------------------------------------------
+
+    def of_parent(self, parent_id: int, *, limit: int) -> list[AnyRow]:
+        """The children of a task, over all phases, in the order of their births."""
+        query = (
+            select(children.c.phase, children.c.name, children.c.tag, children.c.admitted, *_SHOWN)
+            .join(tasks, tasks.c.id == children.c.task_id)
+            .where(children.c.parent_id == parent_id)
+            .order_by(children.c.task_id)
+            .limit(limit)
+        )
+        return self._database.read(lambda on: list[AnyRow](on.execute(query)))
+
+    def newest_parents(self, *, limit: int) -> list[AnyRow]:
+        """The tasks that have children, newest first, each with (`name`) the name of its task."""
+        query = (
+            select(tasks.c.name, *_SHOWN)
+            .join(parents, parents.c.task_id == tasks.c.id)
+            .order_by(parents.c.task_id.desc())
+            .limit(limit)
+        )
+        return self._database.read(lambda on: list[AnyRow](on.execute(query)))
+
+    def tally(self, parent_ids: Sequence[int]) -> dict[int, dict[Status, int]]:
+        """How many children each parent has in each status, by one statement."""
+        query = (
+            select(children.c.parent_id, tasks.c.status, func.count().label("count"))
+            .join(tasks, tasks.c.id == children.c.task_id)
+            .where(children.c.parent_id.in_(parent_ids))
+            .group_by(children.c.parent_id, tasks.c.status)
+        )
+        found: dict[int, dict[Status, int]] = {parent_id: {} for parent_id in parent_ids}
+        for row in self._database.read(lambda on: on.execute(query).all()) if parent_ids else []:
+            found[row.parent_id][row.status] = row[2]
+        return found
 
     # --- limits -------------------------------------------------------------------------------------------
 
