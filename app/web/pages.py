@@ -35,7 +35,7 @@ RUNNING_TASKS = 64
 # Beyond this many waiting rows nobody can follow one wagon, and the running rows are far down the list.
 FOLLOWABLE_WAITING = 5_000
 OTHER_SCRIPTS = frozenset(
-    {"theme.js", "admin.js", "deadletters.js", "question.js", "schedules.js", "migration.js"}
+    {"theme.js", "admin.js", "deadletters.js", "question.js", "schedules.js", "migration.js", "flows.js"}
 )
 CACHE_SLOT = "twintrack.overview"
 
