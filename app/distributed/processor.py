@@ -131,29 +131,27 @@ class DistributedProcessor:
         with self._claiming:
             lease_ends = boot_clock() + self._lease
             claims = self._claimed(lane, limit)
-            if len(claims) < limit and self._lost.reclaim(lane):
-                claims += self._claimed(lane, limit - len(claims))
-        kept = self._kept(flow, claims)
-        lives = [LiveTask(claim, self._store, lease_ends=lease_ends) for claim in kept]
+            if len(claims) < limit and self._has_brought_back(lane) and not claims:
+                claims = self._claimed(lane, limit)
+            self._alone.discard(flow)
+            if claims and is_delicate(claims[0].failures, claims[0].max_retries):
+                self._alone.add(flow)  # the next one is likely to come alone, too: lock no batch for it
+        lives = [LiveTask(claim, self._store, lease_ends=lease_ends) for claim in claims]
         self._hold(lives)
         return lives
 
     def _claimed(self, lane: int, limit: int) -> list[Claim]:
         return self._store.claims.records(
-            lane, holder=self.instance_id, limit=limit, lease_seconds=self._lease
+            lane, holder=self.instance_id, limit=limit, lease_seconds=self._lease, is_alone=is_delicate
         )
 
-    def _kept(self, flow: str, claims: list[Claim]) -> list[Claim]:
-        """The claims up to the first that must be alone in its batch; the others go back."""
-        delicate = [place for place, c in enumerate(claims) if is_delicate(c.failures, c.max_retries)]
-        end = len(claims) if not delicate else max(delicate[0], 1)
-        if delicate and delicate[0] == 0:
-            self._alone.add(flow)
-        else:
-            self._alone.discard(flow)
-        if claims[end:]:
-            self._store.settlements.settle([Released(claim) for claim in claims[end:]])
-        return claims[:end]
+    def _has_brought_back(self, lane: int) -> bool:
+        """True if some lost record waits again. No error: what was claimed before must reach the caller."""
+        try:
+            return self._lost.reclaim(lane) > 0
+        except DatabaseUnavailable as error:
+            log.warning("records.lost_not_looked_for", reason=str(error))
+            return False
 
     def _hold(self, lives: Sequence[LiveTask]) -> None:
         with self._lock:

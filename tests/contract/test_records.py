@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from app.distributed import DatabaseManager, DistributedProcessor, distributed_processing_flow, flow_runs
 from app.distributed.lost import LostRecords
-from app.tasks.errors import InvalidTask
+from app.tasks.errors import DatabaseUnavailable, InvalidTask
 from app.tasks.model import PRIORITIES, Priority, Status
 from app.tasks.queue import TaskQueue
 from app.tasks.reclaims import Reclaims
@@ -178,6 +178,31 @@ def test_what_is_held_goes_back_when_a_processor_closes(make_processor: MakeProc
     assert len(first.claim_records_batch("survey", 4)) == 4
     first.close()
     assert [record["retry_count"] for record in second.claim_records_batch("survey", 4)] == [0] * 4
+
+
+def test_a_record_that_may_have_killed_its_holder_is_claimed_alone_and_its_neighbours_are_not_touched(
+    processor: DistributedProcessor, rows: Rows
+) -> None:
+    processor.add_records_to_queue("survey", numbers(5))
+    rows.execute("UPDATE tasks SET failures = 1 WHERE payload = :payload", payload='{"n":2}')
+    claimed: list[int] = []
+    while batch := [record["payload"]["n"] for record in processor.claim_records_batch("survey", 5)]:
+        assert 2 not in batch or batch == [2]
+        claimed += batch
+        left = rows.execute("SELECT epoch, attempt FROM tasks WHERE status = 'QUEUED'")
+        assert [tuple(row) for row in left] == [(1, 0)] * (5 - len(claimed))
+    assert claimed == [0, 1, 2, 3, 4]
+
+
+def test_what_was_claimed_reaches_its_caller_though_the_look_for_lost_ones_fails(
+    processor: DistributedProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any, **__: Any) -> None:
+        raise DatabaseUnavailable("it went away")
+
+    processor.add_records_to_queue("survey", numbers(2))
+    monkeypatch.setattr(processor.system.store.records, "unrenewed", away)
+    assert len(processor.claim_records_batch("survey", 5)) == 2
 
 
 # --- being lost -------------------------------------------------------------------------------

@@ -98,22 +98,37 @@ class Claims:
         allowed = self._claimable(on, Track.DATABASE, priorities)
         if not allowed:
             return []
-        ranks = [priority.rank for priority in allowed]
-        return self._queued_of(on, terms, ranks, limit, waiting_for_seconds)
-
-    def records(self, lane: int, *, holder: str, limit: int, lease_seconds: float) -> list[Claim]:
-        """Claim up to `limit` records that wait in this lane, the oldest first; locked ones are skipped."""
-        terms = Terms(holder, lease_seconds, self.draw_token())
-        return self._database.run(lambda on: self._queued_of(on, terms, [lane], limit))
-
-    def _queued_of(
-        self, on: Connection, terms: Terms, ranks: Sequence[int], limit: int, waiting_for_seconds: float = 0
-    ) -> list[Claim]:
-        if self._sql.kind == "mysql" and waiting_for_seconds == 0:
-            rows = self._lock_by_pages(on, ranks, limit)
-        else:
-            rows = self._rows(on, *self._next_queued(ranks, limit, waiting_for_seconds))
+        rows = self._lock_queued(on, [priority.rank for priority in allowed], limit, waiting_for_seconds)
         return self._take(on, rows, Track.DATABASE, terms)
+
+    def records(
+        self,
+        lane: int,
+        *,
+        holder: str,
+        limit: int,
+        lease_seconds: float,
+        is_alone: Callable[[int, int | None], bool],
+    ) -> list[Claim]:
+        """Claim up to `limit` records that wait in this lane, the oldest first; locked ones are skipped. One
+        for which `is_alone(failures, max_retries)` is claimed alone, and ends the batch of those before it.
+        """
+        terms = Terms(holder, lease_seconds, self.draw_token())
+
+        def work(on: Connection) -> list[Claim]:
+            rows = self._lock_queued(on, [lane], limit)
+            alone = (n for n, row in enumerate(rows) if is_alone(row[_FAILURES], row[_MAX_RETRIES]))
+            end = max(1, next(alone, len(rows)))
+            return self._take(on, rows[:end], Track.DATABASE, terms)
+
+        return self._database.run(work)
+
+    def _lock_queued(
+        self, on: Connection, ranks: Sequence[int], limit: int, waiting_for_seconds: float = 0
+    ) -> list[_Row]:
+        if self._sql.kind == "mysql" and waiting_for_seconds == 0:
+            return self._lock_by_pages(on, ranks, limit)
+        return self._rows(on, *self._next_queued(ranks, limit, waiting_for_seconds))
 
     def tickets(
         self,
@@ -284,7 +299,7 @@ def write_progress(on: Connection, said: Sequence[tuple[Claim, Progress]]) -> in
 
 # As the statements deliver a claimed row: the columns in their order.
 _Row = tuple[Any, ...]
-_ID, _PRIORITY, _EPOCH = range(3)
+_ID, _PRIORITY, _EPOCH, _, _FAILURES, _MAX_RETRIES = range(6)
 
 
 def claim_values(sql: DriverSql, terms: Terms) -> str:
