@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -32,6 +33,7 @@ from config import Config, ConfigError
 
 ENDED, DIED, CANNOT_RUN = 0, 1, 2
 LOOK_SECONDS = 0.5
+COUNT_SHARE = 20  # counting a flow's records takes a twentieth of the time at most: it may have millions
 IDLE_SECONDS = 1.0
 BACKOFF_SECONDS = (1.0, 30.0)
 DEATHS_IN_A_ROW = 6
@@ -105,8 +107,7 @@ def _process(
         size = batch_size or int(processor.settings_of(flow).get_variable("distributed_batch_size"))
         tally = Tally()
         runner.work_off(size, tally)
-        left = processor.get_queue_status(flow)
-        if not follow and not left["pending_records"] and not left["processing_records"]:
+        if not follow and not processor.has_open_records(flow):
             return
         time.sleep(IDLE_SECONDS / 4 if tally.claimed else IDLE_SECONDS)
 
@@ -137,11 +138,16 @@ class Crew:
         self.places = [_Place() for _ in range(self.count)]
 
     @property
+    def has_dead(self) -> bool:
+        """True if some process has ended since the last look."""
+        return any(place.process is not None and place.process.poll() is not None for place in self.places)
+
+    @property
     def is_over(self) -> bool:
         return self.deaths_in_a_row >= DEATHS_IN_A_ROW or all(place.done for place in self.places)
 
     def look(self, *, moved: bool) -> None:
-        """Start who is to be started. `moved`: records have ended since the last look."""
+        """Start who is to be started. `moved`: records have ended since a process died."""
         if moved:
             self.deaths_in_a_row = 0
         for place in self.places:
@@ -170,8 +176,36 @@ class Crew:
             process.wait()
 
 
+class Figures:
+    """How the flow's records stand, from now and then."""
+
+    def __init__(
+        self, count: Callable[[], dict[str, Any]], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._count = count
+        self._clock = clock
+        self._next = 0.0
+        self.status: dict[str, Any] = {}
+        self.look(at_once=True)
+
+    @property
+    def ended(self) -> int:
+        return int(self.status["completed_records"]) + int(self.status["failed_records"])
+
+    def look(self, *, at_once: bool = False) -> bool:
+        """Count again, if that is not too soon or is to be `at_once`. True: records have ended since."""
+        began = self._clock()
+        if not at_once and began < self._next:
+            return False
+        before = self.ended if self.status else 0
+        self.status = self._count()
+        self._next = began + COUNT_SHARE * (self._clock() - began)
+        return self.ended > before
+
+
 def _watch(crew: Crew, processor: DistributedProcessor, flow: str, *, as_json: bool) -> None:
-    began, before = time.monotonic(), _ended(processor.get_queue_status(flow))
+    began, figures = time.monotonic(), Figures(lambda: processor.get_queue_status(flow))
+    before = figures.ended
     stopping = False
 
     def stop(*_: object) -> None:
@@ -182,25 +216,20 @@ def _watch(crew: Crew, processor: DistributedProcessor, flow: str, *, as_json: b
     signal.signal(signal.SIGINT, stop)
     columns = (TextColumn(flow), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar, last = progress.add_task(flow, total=None), before
+        bar = progress.add_task(flow, total=None)
         while not stopping and not crew.is_over:
-            status = processor.get_queue_status(flow)
-            ended = _ended(status)
-            progress.update(bar, completed=ended, total=status["total_records"])
-            crew.look(moved=ended > last)
-            last = ended
+            crew.look(moved=figures.look(at_once=crew.has_dead))
+            progress.update(bar, completed=figures.ended, total=figures.status["total_records"])
             time.sleep(LOOK_SECONDS)
         crew.stop()
-        status = processor.get_queue_status(flow)
-        progress.update(bar, completed=_ended(status), total=status["total_records"])
+        figures.look(at_once=True)
+        progress.update(bar, completed=figures.ended, total=figures.status["total_records"])
     seconds = time.monotonic() - began
     _tell(
-        status | {"seconds": round(seconds, 2), "restarts": crew.restarts}, _ended(status) - before, as_json
+        figures.status | {"seconds": round(seconds, 2), "restarts": crew.restarts},
+        figures.ended - before,
+        as_json,
     )
-
-
-def _ended(status: dict[str, Any]) -> int:
-    return int(status["completed_records"]) + int(status["failed_records"])
 
 
 def _tell(status: dict[str, Any], ended: int, as_json: bool) -> None:

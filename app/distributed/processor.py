@@ -23,7 +23,7 @@ from app.distributed.new_records import NewRecords, checked_flow
 from app.system import System, build_system
 from app.tasks.errors import DatabaseUnavailable, IntakePaused, TaskError
 from app.tasks.handlers import to_json
-from app.tasks.model import Claim, Completed, Failed, Outcome, Released, Status
+from app.tasks.model import WAITING, Claim, Completed, Failed, Outcome, Released, Status
 from app.tasks.reclaims import Reclaims
 from app.tasks.runner import LiveTask, boot_clock
 from app.tasks.sentences import ERROR_CHARACTERS, storable
@@ -33,9 +33,8 @@ BATCH_LIMIT = 10_000
 ORPHANS_AT_A_TIME = 500
 INTAKE_RETRY_SECONDS = 60
 
-PENDING = (Status.SCHEDULED, Status.QUEUED, Status.DISPATCHED)
 WORDS: Mapping[Status, str] = {
-    **dict.fromkeys(PENDING, "pending_records"),
+    **dict.fromkeys(WAITING, "pending_records"),
     Status.PROCESSING: "processing_records",
     Status.COMPLETED: "completed_records",
     **dict.fromkeys((Status.FAILED, Status.CANCELLED, Status.QUARANTINED), "failed_records"),
@@ -212,14 +211,21 @@ class DistributedProcessor:
 
     def get_queue_status(self, flow: str | None = None) -> dict[str, Any]:
         """`total_records`, `pending_records`, `processing_records`, `completed_records`, `failed_records`, of
-        one flow or of all with `by_flow`."""
+        one flow or of all with `by_flow`. Reads an index entry for each record that it counts."""
+        if flow is not None:
+            lane = self._store.records.lane(flow)
+            own = {} if lane is None else self._store.records.counts(lane).get(lane, {})
+            return {"flow_name": flow, **_figures(own)}
         lanes = self._store.records.lanes()
         counts = self._store.records.counts()
         by_flow = {name: _figures(counts.get(lane, {})) for name, lane in lanes.items()}
-        if flow is not None:
-            return {"flow_name": flow, **by_flow.get(flow, _figures({}))}
         names = _figures({})
         return {name: sum(of[name] for of in by_flow.values()) for name in names} | {"by_flow": by_flow}
+
+    def has_open_records(self, flow: str) -> bool:
+        """True while some record of the flow waits or is in processing; cheap, however many there are."""
+        lane = self._store.records.lane(checked_flow(flow))
+        return lane is not None and self._store.records.some_open(lane)
 
     def health_check(self) -> dict[str, Any]:
         """`status` healthy, degraded (the source is away, or a database is slow) or unhealthy (the queue's

@@ -439,6 +439,17 @@ def test_001_08_the_queue_status_equals_the_counts_of_the_view(
     assert status["total_records"] == 13
 
 
+def test_a_flow_has_open_records_until_its_own_have_ended(processor: DistributedProcessor) -> None:
+    assert not processor.has_open_records("survey")
+    for flow in ("survey", "other"):
+        processor.add_records_to_queue(flow, numbers(1))
+    assert processor.has_open_records("survey")
+    (record,) = processor.claim_records_batch("survey", 1)
+    assert processor.has_open_records("survey")
+    processor.mark_record_failed(record["id"], "no")
+    assert (processor.has_open_records("survey"), processor.has_open_records("other")) == (False, True)
+
+
 def test_001_07_a_source_that_is_away_is_degraded_and_a_queue_that_is_away_unhealthy(
     rows: Rows, processor: DistributedProcessor
 ) -> None:

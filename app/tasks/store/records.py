@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 
 from app.tasks.database import Database
 from app.tasks.errors import DatabaseUnavailable
-from app.tasks.model import FLOW_RANK, NewTask, Priority, Status
+from app.tasks.model import ACTIVE, FLOW_RANK, NewTask, Priority, Status
 from app.tasks.routing import FLOW_ROUTE
 from app.tasks.schema import AnyRow, database_now, flow_execution_logs, flows, task_events, tasks
 from app.tasks.store import events
@@ -117,11 +117,16 @@ class Records:
 
     # --- reading --------------------------------------------------------------------------------------
 
-    def counts(self) -> dict[int, dict[Status, int]]:
-        """How many records of each lane are in each status; one walk along an index."""
+    def some_open(self, lane: int) -> bool:
+        """True if some record of this lane has not ended; looks at no more than one."""
+        query = select(tasks.c.id).where(tasks.c.status.in_(ACTIVE), _of(lane)).limit(1)
+        return self._database.read(lambda on: on.execute(query).first()) is not None
+
+    def counts(self, lane: int | None = None) -> dict[int, dict[Status, int]]:
+        """How many records of this lane, or of each, are in each status; one walk along an index."""
         query = (
             select(_RANK, tasks.c.status, func.count())
-            .where(tasks.c.status.in_(list(Status)), _RANK > FLOW_RANK)
+            .where(tasks.c.status.in_(list(Status)), _of(lane))
             .group_by(_RANK, tasks.c.status)
         )
         counts: dict[int, dict[Status, int]] = {}
