@@ -153,6 +153,14 @@ class Stack:
     def order_of_starts(self) -> list[int]:
         return [int(line.split()[0]) for line in self.ledger_file.read_text().splitlines()]
 
+    def orders_of_starts(self) -> dict[int, list[int]]:
+        """The same by process."""
+        found: dict[int, list[int]] = {}
+        for line in self.ledger_file.read_text().splitlines():
+            task_id, _, process, *_ = line.split()
+            found.setdefault(int(process), []).append(int(task_id))
+        return found
+
     def count(self, *statuses: Status) -> int:
         counts = self.system.store.queries.counts()
         return sum(sum(counts[status].values()) for status in statuses)

@@ -36,7 +36,9 @@ def test_with_2000_low_tasks_waiting_an_urgent_task_starts_next(
         order = stack.order_of_starts()
         # Each of the two workers may have claimed one more low task before the urgent one was accepted.
         assert order.index(urgent) <= started_by_then + 2
-        # Two workers side by side may swap neighbours; one that stalls lets the few wait that it has in hand.
-        others = [task_id for task_id in order if task_id != urgent]
-        far = [task_id for place, task_id in enumerate(others) if abs(low.index(task_id) - place) > 2]
-        assert len(far) <= len(others) / 5
+        # A row that somebody holds for a moment is passed over: neighbours may swap, no more. Each worker is
+        # judged by its own order: one that stalls lets the other run ahead.
+        for own in stack.orders_of_starts().values():
+            places = [low.index(task_id) for task_id in own if task_id != urgent]
+            in_order = sorted(places)
+            assert all(abs(in_order.index(place) - at) <= 2 for at, place in enumerate(places))
