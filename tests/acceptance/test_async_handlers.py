@@ -102,7 +102,7 @@ def test_after_a_kill_all_that_had_started_run_again_with_a_failure_each(stack: 
     stack.start_pool(workers=1)
     wait_until_started(stack, 11)
     os.kill(stack.workers()[0].pid, signal.SIGKILL)
-    stack.wait_until_ended(11, deadline_seconds=60)
+    stack.wait_until_ended(11, deadline_seconds=30)
     assert {task_id: stack.starts()[task_id] for task_id in ids} == dict.fromkeys(ids, 2)
     ended = [task(stack, task_id) for task_id in ids]
     assert {(one.status, one.failures) for one in ended} == {(Status.COMPLETED, 1)}
@@ -121,7 +121,7 @@ def test_a_stopping_worker_lets_short_ones_end_and_gives_long_ones_back(
     wait_until_started(stack, 12)
     processes = children_of(pool.pid)
     pool.terminate()
-    assert pool.wait(60) == 0, stack.log("pool")
+    assert pool.wait(20) == 0, stack.log("pool")
     assert alive(processes) == []
     assert {task(stack, task_id).status for task_id in short} == {Status.COMPLETED}
     given_back = [task(stack, task_id) for task_id in long]

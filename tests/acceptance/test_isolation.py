@@ -163,7 +163,7 @@ def test_a_killed_worker_is_buried_at_once_and_the_status_had_told_what_it_ran(r
     os.kill(slot["pid"], signal.SIGKILL)
     killed_at = time.monotonic()
     wait_until(
-        lambda: task(running, culprit).failures == 1, deadline_seconds=60, what="the burial of the worker"
+        lambda: task(running, culprit).failures == 1, deadline_seconds=10, what="the burial of the worker"
     )
     print(f"buried {1000 * (time.monotonic() - killed_at):.0f} ms after the kill")
     wait_for_ends(running, [culprit])

@@ -37,17 +37,19 @@ def _tree(web: Web) -> list[psutil.Process]:
     return [psutil.Process(web.process.pid), *children_of(web.process.pid)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "seconds"), [(signal.SIGKILL, 10), (signal.SIGINT, 20), (signal.SIGTERM, 20)]
+)
 def test_no_process_outlives_the_web_app_by_whatever_signal_it_ends(
-    number: signal.Signals, embedded: Stack
+    number: signal.Signals, seconds: float, embedded: Stack
 ) -> None:
     web = embedded.start_web()
     tree = _tree(web)
     os.kill(web.process.pid, number)
-    web.process.wait(60)
+    web.process.wait(seconds)
     wait_until(
         lambda: not alive(tree),
-        deadline_seconds=60,
+        deadline_seconds=seconds,
         what=lambda: f"all processes to end, left: {alive(tree)}",
     )
 
@@ -164,7 +166,7 @@ def test_a_running_task_that_is_cancelled_never_ends_completed(
         lambda: queries.task(task).progress_percent > 0, deadline_seconds=60, what="progress of the task"
     )
     stack.system.queue.cancel(task)
-    wait_until(lambda: queries.task(task).status is Status.CANCELLED, deadline_seconds=60, what="the cancel")
+    wait_until(lambda: queries.task(task).status is Status.CANCELLED, deadline_seconds=10, what="the cancel")
 
 
 def test_a_task_over_its_time_limit_fails_and_its_worker_goes_on(

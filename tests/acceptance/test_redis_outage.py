@@ -42,7 +42,7 @@ def test_submissions_while_redis_is_killed_are_all_accepted_and_end_once(
 
         wait_until(
             lambda: stack.count(Status.DISPATCHED) == 0 and _fallback_active(web.url),
-            deadline_seconds=60,
+            deadline_seconds=FALLBACK_SECONDS + 10,
             what="the pollers to take over",
         )
         seconds = time.monotonic() - killed_at
@@ -108,6 +108,6 @@ def test_after_redis_lost_all_data_the_queues_tell_the_truth_within_a_sweeper_pa
         assert set(stack.starts().values()) == {1}
         wait_until(
             lambda: stack.lengths() == stack.waiting_by_redis(),
-            deadline_seconds=60,
+            deadline_seconds=10,
             what="LLEN to equal the DISPATCHED rows",
         )
