@@ -208,16 +208,24 @@ class Mover:
                 yield route
 
     def _chase(self, aim: Aim) -> None:
-        """Pass after pass until one finds no more than a batch: what comes in meanwhile is soon less."""
+        """Pass after pass until no more than a batch stood there: what comes in meanwhile is soon less. Where
+        it is not, since tasks come in faster than this run may move them, only the flip can end it."""
+        before: int | None = None
         for _ in range(CHASES):
-            if self._pass(aim) <= self._steering.chunk.rows:
+            left = self._cargo.count(aim)
+            if before is not None and left >= before:
                 return
+            self._pass(aim, most=left)
+            if left <= self._steering.chunk.rows:
+                return
+            before = left
 
     def _until_none(self, aim: Aim) -> None:
         """Raises `Incomplete` if rows are left and none could be moved in `patience_seconds` of work."""
         last_progress = self._steering.working_seconds
+        left = self._cargo.count(aim)
         while True:
-            moved = self._pass(aim)
+            moved = self._pass(aim, most=left)
             left = self._cargo.count(aim)
             if left == 0:
                 return
@@ -245,8 +253,9 @@ class Mover:
 
     # --- one pass -----------------------------------------------------------------------------------
 
-    def _pass(self, aim: Aim, *, most: int | None = None) -> int:
-        """Walk once along the backlog, or along its first rows. Returns how many it took out of it."""
+    def _pass(self, aim: Aim, *, most: int) -> int:
+        """Walk once along the first rows of the backlog: without an end to it a pass that is held back would
+        go on for as long as tasks come in. Returns how many it took out of it."""
         total = 0
         for stretch in self._cargo.stretches(aim):
             total += self._walk(Walk(aim, stretch, most=most))

@@ -15,8 +15,8 @@ class Walk:
     """One way along the rows of an aim, ascending. The markers pick in turns, so that what is delivered in
     the order of their turns is in the order of service."""
 
-    def __init__(self, aim: Aim, stretch: Any, *, most: int | None = None) -> None:
-        """`stretch` and `cursor` are the cargo's. `most`: how many rows at most; None: all that there are."""
+    def __init__(self, aim: Aim, stretch: Any, *, most: int) -> None:
+        """`stretch` and `cursor` are the cargo's. `most`: how many rows at most."""
         self.aim = aim
         self.stretch = stretch
         self.cursor: Any = None
@@ -28,8 +28,6 @@ class Walk:
 
     def allot(self, rows: int) -> int:
         """How many rows the next batch may have, of so many that it could. After the last it is over."""
-        if self._left is None:
-            return rows
         allotted = min(rows, self._left)
         self._left -= allotted
         self.over = self.over or not self._left

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from app.tasks.store import Store
 from app.tasks.tickets import RQQueueManager
 from app.transfer import runs
 from app.transfer.batches import BatchRecords
+from app.transfer.mover import Moving
 from app.transfer.plans import Direction, Plan, Scope, make_plan
 from app.transfer.records import State, TransferRecords
 from tests.contract.moving import FAST, dispatch, listed, recall
@@ -182,6 +184,24 @@ def test_new_tasks_do_not_overtake_the_backlog_while_it_is_chased(
     assert listed(raw, "normal")[-1] == f"t{late}-e2"
     newest = queue.submit(request())
     assert newest.status is Status.DISPATCHED
+
+
+def test_a_run_that_tasks_outrun_flips_and_comes_to_its_end(
+    rows: Rows, queue: TaskQueue, records: TransferRecords
+) -> None:
+    rows.put(count=100)
+    batches = itertools.count(1)
+
+    def more_than_was_moved(moving: Moving) -> None:
+        assert next(batches) < 50, f"{moving.moved} of 100 rows moved, and no end of it"
+        for _ in range(FAST.batch_rows + 5):
+            queue.submit(request())
+
+    plan = make_plan(queue.store, Direction.DISPATCH, Scope((Priority.NORMAL,)))
+    mover = runs.start(queue, plan, FAST, watcher=more_than_was_moved)
+    assert mover.run().moved > 100
+    assert records.get(mover.transfer_id).state is State.COMPLETED
+    assert rows.count("QUEUED") == 0
 
 
 def test_the_sweeper_leaves_rows_alone_that_are_ahead_of_the_flip(rows: Rows, queue: TaskQueue) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from contextlib import suppress
 from dataclasses import replace
@@ -265,6 +266,22 @@ def test_rows_that_keep_coming_do_not_keep_an_import_from_its_end(
     assert cargo.count(aim) == 0  # it came since: a next import's
     assert cargo.count(aim) == 1
     assert rows.count() == 0
+
+
+def test_an_import_that_rows_outrun_moves_those_that_stood_there_and_ends(
+    rows: Rows, legacy: CaptionQueue, queue: TaskQueue
+) -> None:
+    keys = legacy.put(legacy.row(number) for number in range(60))
+    numbers = itertools.count(100)
+    batches = itertools.count(1)
+
+    def more_than_was_moved(moving: Moving) -> None:
+        assert next(batches) < 50, f"{moving.moved} of 60 rows moved, and no end of it"
+        legacy.put(legacy.row(next(numbers)) for _ in range(FAST.batch_rows + 5))
+
+    begun(queue, watcher=more_than_was_moved).run()
+    assert {legacy.status(key) for key in keys} == {"MOVED"}
+    assert set(keys) <= set(by_key(rows))
 
 
 @ON_SQLITE
