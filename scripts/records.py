@@ -60,7 +60,8 @@ def status(as_json: bool) -> None:
         found = monitoring.distributed_queue_monitoring(processor=processor)
     health, counts = found["queue_health_assessment"], found["overall_queue_status"]
     lines = [f"{health['queue_health']}, {health['health_score']} of 100", *_pairs(counts)]
-    lines += ["", *(metric["message"] for metric in found["metrics"])]
+    figures = [metric["message"] for metric in found["metrics"]]
+    lines += ["", *(figures or found["operational_alerts"])]
     lines += ["", *found["recommendations"]]
     say(found, "\n".join(lines).rstrip(), as_json)
     sys.exit(GOOD if health["queue_health"] == "healthy" else PROBLEM)

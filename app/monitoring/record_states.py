@@ -143,14 +143,13 @@ def _details(taken: Snapshot, health: dict[str, Any]) -> dict[str, Any]:
 
 def _nothing_known(health: dict[str, Any], reason: str) -> dict[str, Any]:
     names = ("total", "pending", "processing", "completed", "failed")
+    advice = "Start the database, or correct its address: scripts/validate_database_config.py"
     return {
         "queue_health_assessment": {"queue_health": "critical", "health_score": 0},
         "overall_queue_status": {f"{name}_records": None for name in names},
         "metrics": [],
         "operational_alerts": [f"CRITICAL: {reason}"],
-        "recommendations": [
-            "Start the database, or correct its address: scripts/validate_database_config.py"
-        ],
+        "recommendations": [] if health["connection"] else [advice],
         "detailed_metrics": {"database": health},
     }
 

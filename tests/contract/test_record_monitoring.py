@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -123,6 +124,13 @@ def test_002_01_without_its_database_the_queue_is_critical() -> None:
     assert said["queue_health_assessment"] == {"queue_health": "critical", "health_score": 0}
     assert "secret" not in json.dumps(said)
     assert said["operational_alerts"] == ["CRITICAL: the database rpa_db cannot be reached"]
+
+
+def test_002_01_before_there_are_tables_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'new.db'}")
+    shown = CliRunner().invoke(command.main, ["status"])
+    assert (shown.exit_code, "the tables are missing" in shown.stdout) == (1, True)
+    assert "Start the database" not in shown.stdout
 
 
 def test_002_01_a_record_that_waits_makes_a_slow_rate_count(
