@@ -40,7 +40,7 @@ def migration_monitoring_flow(
     if health["queue_health"] != "healthy":
         alerts.append(f"the queue is {health['queue_health']} (score {health['health_score']})")
     success = rates["success_rate_percent"]
-    if success is not None and success < SUCCESS_PERCENT:
+    if rates["records_completed"] + rates["records_failed"] and success < SUCCESS_PERCENT:
         alerts.append(f"{success} % of the records completed; {SUCCESS_PERCENT:g} % are expected")
     return {
         "status": "alert" if alerts else "healthy",

@@ -32,6 +32,8 @@ def source(count: int = 30) -> Iterator[dict[str, Any]]:
 
 def test_000_12_failures_raise_the_alert(processor: DistributedProcessor, sqlite_rows: Rows) -> None:
     open_lanes(sqlite_rows)
+    idle = monitoring.migration_monitoring_flow(processor=processor)
+    assert (idle["status"], idle["alerts"]) == ("healthy", [])
     put_ended(sqlite_rows, "COMPLETED", 96, ago=60)
     put_ended(sqlite_rows, "FAILED", 4, ago=60)
     said = monitoring.migration_monitoring_flow(processor=processor)
