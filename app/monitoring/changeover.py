@@ -7,6 +7,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from app.distributed.flow_runs import BusinessLogic, FlowRunner, Tally, UnknownFlow, logic_of, own_processor
@@ -26,6 +27,8 @@ SWITCHED = ("accept_records", "use_distributed_processing")
 LOOK_SECONDS = 0.5
 ISSUES_SHOWN = 100
 RECORDS_AT_A_TIME = 5_000
+# What finding a key says of a record that has none.
+NO_KEY = (ValueError, LookupError, TypeError, AttributeError)
 
 
 def migration_monitoring_flow(
@@ -154,8 +157,8 @@ def verify_migration_integrity(
     `add_records_to_queue` was given; without `records` only the queue itself is looked at.
 
     `status` is "verified" or "issues_found"; each of the first hundred `issues` has `kind` (missing,
-    duplicate, unexpected, altered or without_end) and `record`; `counts` has them all. Holds one short digest
-    per record in memory.
+    duplicate, unexpected, altered or without_end) and `record`; `counts` has them all. Holds each record's
+    key in memory, and the whole payload of one that has no key.
     """
     own = processor or own_processor()
     found: Counter[str] = Counter()
@@ -198,11 +201,13 @@ def _reconciled(
 
 def _identity(payload: Any, stored_key: str | None, key: Key) -> str:
     """As the source would tell this record apart: by its key, or by all that it says."""
-    if key is not None and isinstance(payload, Mapping):
-        return str(parts_of(payload, key)[1])
     if stored_key is not None:
         return stored_key.split(":", 2)[2]
-    return write_json(payload)
+    own_key = None
+    if key is not None:
+        with suppress(*NO_KEY):  # it came from elsewhere
+            own_key = parts_of(payload, key)[1]
+    return write_json(payload) if own_key is None else own_key
 
 
 def _digest(text: str) -> bytes:

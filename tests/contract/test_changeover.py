@@ -128,3 +128,26 @@ def test_000_18_loss_double_change_and_stranger_are_each_found_by_record(
         ("unexpected", "77"),
     }
     assert monitoring.verify_migration_integrity("never", processor=processor)["records"] == 0
+
+
+def test_a_record_without_the_key_is_a_stranger_and_one_with_an_empty_key_is_none(
+    processor: DistributedProcessor,
+) -> None:
+    records: list[dict[str, Any]] = [{"n": 1}, {"n": None, "word": "empty"}]
+    processor.add_records_to_queue("survey", records, key="n")
+    said = monitoring.verify_migration_integrity("survey", records, "n", processor=processor)
+    assert (said["status"], said["issues"]) == ("verified", [])
+    processor.add_records_to_queue("survey", [{"word": "stranger"}])
+    for key in ("n", lambda record: record["n"]):
+        found = monitoring.verify_migration_integrity("survey", records, key, processor=processor)
+        assert found["issues"] == [{"kind": "unexpected", "record": '{"word":"stranger"}'}]
+
+
+def test_records_are_told_apart_by_a_key_beside_their_payload(processor: DistributedProcessor) -> None:
+    records: list[dict[str, Any]] = [
+        {"payload": {"word": f"w{number}"}, "key": f"k{number}"} for number in range(3)
+    ]
+    for flow, key in (("survey", None), ("invoices", lambda record: record["key"])):
+        processor.add_records_to_queue(flow, records, key=key)
+        said = monitoring.verify_migration_integrity(flow, records, key, processor=processor)
+        assert (said["status"], said["records"]) == ("verified", 3)
