@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -179,11 +179,16 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, int | float | Decimal):
-        number = Decimal(repr(float(value))) if isinstance(value, float) else Decimal(value)
-        return ["n", format(number.normalize(), "f") if number.is_finite() else str(number)]
+        return ["n", _digits(Decimal(repr(float(value))) if isinstance(value, float) else Decimal(value))]
     if isinstance(value, datetime | date | time | timedelta):
         return ["t", str(value)]
     return ["b", value.hex()] if isinstance(value, bytes) else ["o", str(value)]
+
+
+def _digits(number: Decimal) -> str:
+    """Every digit but those that say nothing, and no sign of a zero: SQLite keeps none."""
+    told = f"{number:f}" if number else "0"
+    return told.rstrip("0").rstrip(".") if "." in told else told
 
 
 # --- tables -----------------------------------------------------------------------------------------------
@@ -207,6 +212,25 @@ class _ExactDecimal(TypeDecorator[Decimal]):
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
         return None if value is None else Decimal(str(value))
+
+
+class _Moment(TypeDecorator[datetime]):
+    """A moment; one with a zone is in UTC: not every database keeps zones."""
+
+    impl = SqlDateTime
+    cache_ok = True
+
+    @property
+    def python_type(self) -> type[datetime]:
+        return datetime
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(DATETIME(fsp=6) if dialect.name in MYSQL else SqlDateTime())
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None or value.tzinfo is None:
+            return value
+        return value.astimezone(UTC).replace(tzinfo=None)
 
 
 def _reflected(on: Connection, name: str) -> Table:
@@ -238,7 +262,7 @@ def _portable(given: TypeEngine[Any], *, in_key: bool) -> TypeEngine[Any]:
     if isinstance(kind, Integer):
         return BigInteger()
     if isinstance(kind, SqlDateTime):
-        return SqlDateTime().with_variant(DATETIME(fsp=6), *MYSQL)
+        return _Moment()
     if isinstance(kind, LargeBinary):
         return LargeBinary().with_variant(LONGBLOB(), *MYSQL)
     if isinstance(kind, String | NullType):
@@ -268,6 +292,6 @@ def _told(name: str) -> Iterator[None]:
         yield
     except NoSuchTableError:
         raise
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, OverflowError) as error:
         said = str(getattr(error, "orig", None) or error).splitlines()[0]
         raise CopyFailed(f"{name}: {said[:300]}") from error

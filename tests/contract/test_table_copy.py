@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from app.distributed import DatabaseManager
-from app.distributed.table_copy import Digest, copy_table, table_names
+from app.distributed.table_copy import CopyFailed, Digest, copy_table, table_names
 from config import Config
+from tests.contract.conftest import KINDS
 from tests.contract.rows import Rows
 
 TABLE = "copied_kinds"
@@ -67,3 +68,34 @@ def test_numbers_are_decimals_in_a_table_that_has_them(manager: DatabaseManager)
     assert copy(manager, "there", "last").rows == 2
     assert manager.execute_query("last", f"SELECT amount FROM {TABLE} ORDER BY id")[0] == ("1234567890.1234",)
     assert TABLE in table_names(manager)
+
+
+@pytest.mark.parametrize("rows", KINDS[1:], indirect=True)
+def test_a_checksum_tells_of_the_last_of_many_digits(manager: DatabaseManager) -> None:
+    columns = "id INTEGER PRIMARY KEY, amount NUMERIC(38, 4)"
+    manager.execute_query("there", f"CREATE TABLE {TABLE} ({columns})")
+    digits = "1234567890123456789012345678901234.123"
+    manager.execute_query("there", f"INSERT INTO {TABLE} VALUES (1, {digits}1)")
+    first = copy(manager, "there", "last")
+    manager.execute_query("there", f"UPDATE {TABLE} SET amount = {digits}2")
+    assert copy(manager, "there", "last") != first
+
+
+@pytest.mark.parametrize("rows", ["postgresql"], indirect=True)
+@pytest.mark.postgresql
+def test_a_moment_with_a_zone_comes_in_utc_and_a_negative_zero_as_zero(manager: DatabaseManager) -> None:
+    columns = "id INTEGER PRIMARY KEY, at TIMESTAMP WITH TIME ZONE, ratio DOUBLE PRECISION"
+    manager.execute_query("there", f"CREATE TABLE {TABLE} ({columns})")
+    row = {"id": 1, "at": "2026-03-29 01:59:59.5+02", "ratio": -0.0}
+    manager.execute_query("there", f"INSERT INTO {TABLE} VALUES (:id, :at, :ratio)", row)
+    assert copy(manager, "there", "last").rows == 1
+    assert manager.execute_query("last", f"SELECT * FROM {TABLE}") == [(1, "2026-03-28 23:59:59.500000", 0.0)]
+
+
+@pytest.mark.parametrize("rows", ["mariadb"], indirect=True)
+@pytest.mark.mariadb
+def test_a_number_beyond_those_of_the_target_is_a_failed_copy(manager: DatabaseManager) -> None:
+    manager.execute_query("there", f"CREATE TABLE {TABLE} (id INTEGER PRIMARY KEY, n BIGINT UNSIGNED)")
+    manager.execute_query("there", f"INSERT INTO {TABLE} VALUES (1, 18446744073709551615)")
+    with pytest.raises(CopyFailed, match=f"{TABLE}: .*too large"):
+        copy(manager, "there", "last")
