@@ -2,7 +2,7 @@
 
 Each process imports MODULE, which declares the flow's business logic with @business_logic. The command ends
 when no record waits; with --follow it goes on until Ctrl+C or SIGTERM, which let every process finish the
-record that it is at.
+record that it is at. While the database is away, all wait for it.
 
 Exit 0: no record waits any more, or it was stopped. 1: processes died again and again. 2: cannot run.
 """
@@ -17,26 +17,31 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+import structlog
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from app.distributed import DatabaseManager, DistributedProcessor
 from app.distributed.flow_runs import FlowRunner, Tally, logic_of
 from app.logs import configure_logging
-from app.tasks.errors import TaskError
+from app.tasks.errors import DatabaseUnavailable, TaskError
 from config import Config, ConfigError
 
 ENDED, DIED, CANNOT_RUN = 0, 1, 2
 LOOK_SECONDS = 0.5
 COUNT_SHARE = 20  # counting a flow's records takes a twentieth of the time at most: it may have millions
 IDLE_SECONDS = 1.0
+AWAY_SECONDS = 5.0
 BACKOFF_SECONDS = (1.0, 30.0)
 DEATHS_IN_A_ROW = 6
+
+log = structlog.get_logger(__name__)
 
 
 @click.command(help=__doc__)
@@ -104,11 +109,12 @@ def _process(
 
     runner = FlowRunner(processor, flow, logic_of(flow), stopped=stopped)
     while not stopped():
-        size = batch_size or int(processor.settings_of(flow).get_variable("distributed_batch_size"))
         tally = Tally()
-        runner.work_off(size, tally)
-        if not follow and not processor.has_open_records(flow):
-            return
+        with suppress(DatabaseUnavailable):  # it comes back, and its clients need no new processes
+            size = batch_size or int(processor.settings_of(flow).get_variable("distributed_batch_size"))
+            runner.work_off(size, tally)
+            if not follow and not processor.has_open_records(flow):
+                return
         time.sleep(IDLE_SECONDS / 4 if tally.claimed else IDLE_SECONDS)
 
 
@@ -193,12 +199,20 @@ class Figures:
         return int(self.status["completed_records"]) + int(self.status["failed_records"])
 
     def look(self, *, at_once: bool = False) -> bool:
-        """Count again, if that is not too soon or is to be `at_once`. True: records have ended since."""
+        """Count again, if that is not too soon or is to be `at_once`. True: records have ended since. Raises
+        `DatabaseUnavailable` the first time; later the old figures stay until it is back."""
         began = self._clock()
         if not at_once and began < self._next:
             return False
         before = self.ended if self.status else 0
-        self.status = self._count()
+        try:
+            self.status = self._count()
+        except DatabaseUnavailable as error:
+            if not self.status:
+                raise
+            log.error("flow.waits_for_database", reason=str(error))
+            self._next = self._clock() + AWAY_SECONDS
+            return False
         self._next = began + COUNT_SHARE * (self._clock() - began)
         return self.ended > before
 
