@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from rich.table import Table as RichTable
 
+from benchmarks.goals import judged
 from benchmarks.peers import PEERS
 from benchmarks.results import OURS, Results
 
@@ -18,7 +19,7 @@ DURABILITY = {
 } | {name: listed.durability for name, listed in PEERS.items()}
 
 NOT_MEASURED = "-"
-TABLES = ("drain", "targets", "submit", "cost", "polling", "latency", "idle", "sweep")
+TABLES = ("drain", "targets", "goals", "submit", "cost", "polling", "latency", "idle", "sweep")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ def tables(results: Results) -> list[Table]:
     made = [
         _drain(results),
         _targets(results),
+        _goals(results),
         _of_columns(results, "submit", "Submissions a second, one client process", _SUBMIT),
         _of_columns(results, "cost", f"{_COST_TITLE}; Redis track", _COST),
         _of_columns(results, "polling", f"{_COST_TITLE}; database track", _COST_DATABASE),
@@ -172,6 +174,35 @@ def _targets(results: Results) -> Table:
         wish = "" if least is None else f"≥ {least:g}" if least > 1 else "> 1"
         rows.append([verdict.target.title, number(verdict.ratio), wish, verdict.word])
     return Table("targets", "Ratios of medians", ["", "measured", "target", "verdict"], rows)
+
+
+def _goals(results: Results) -> Table:
+    head = [
+        "",
+        "goal",
+        "measured",
+        "as written",
+        "peer",
+        "there",
+        "here",
+        "goal by the peer",
+        "verdict by the peer",
+    ]
+    rows = [
+        [
+            one.goal.title,
+            f"{'≥' if one.goal.is_rate else '≤'} {number(one.goal.goal)}",
+            number(one.value),
+            one.as_written,
+            one.goal.peer[0],
+            number(one.goal.there),
+            number(one.peer),
+            number(one.scaled),
+            one.by_the_peer,
+        ]
+        for one in judged(results)
+    ]
+    return Table("goals", "Goals of another machine, in the measure of a peer", head, rows)
 
 
 def _sweep(results: Results) -> Table:

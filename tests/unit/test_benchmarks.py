@@ -14,6 +14,7 @@ from benchmarks.__main__ import blocks
 from benchmarks.beside import Way, ways
 from benchmarks.counters import parse_commandstats
 from benchmarks.curve import Curve, Sample, drawn
+from benchmarks.goals import GOALS, judged
 from benchmarks.peers import PEERS
 from benchmarks.plan import SECTIONS, Choice, steps_of
 from benchmarks.plot import bars, svg
@@ -62,6 +63,31 @@ def test_a_target_without_its_peer_is_not_measured(results: Results) -> None:
 def test_every_target_names_systems_that_are_measured() -> None:
     known = {*OURS, *PEERS}
     assert {name for target in TARGETS for name, _ in (target.over, target.under)} <= known
+    assert {name for goal in GOALS for name, _ in (goal.ours, goal.peer)} <= known
+
+
+@pytest.mark.parametrize(
+    ("figure", "value", "peer", "words"),
+    [
+        ("submit_threads_redis", 5000.0, ("submit", 7800.0), ("met", "met")),
+        ("submit_threads_redis", 4999.0, ("submit", 7800.0), ("NOT MET", "NOT MET")),
+        ("submit_threads_redis", 1000.0, ("submit", 780.0), ("NOT MET", "met")),
+        ("p50_redis", 2.0, ("p50", 1.6), ("met", "met")),
+        ("p50_redis", 4.9, ("p50", 4.0), ("NOT MET", "met")),
+        ("p50_redis", 1.9, ("p50", 0.8), ("met", "NOT MET")),
+    ],
+)
+def test_a_goal_is_judged_as_it_is_written_and_by_its_peer(
+    figure: str, value: float, peer: tuple[str, float], words: tuple[str, str]
+) -> None:
+    found = Results(about={"workers": 2})
+    found.add("MariaDB", [(figure, value)])
+    assert list(judged(found)) == []
+    found.add("RQ SimpleWorker", [peer])
+    (one,) = judged(found)
+    assert (one.as_written, one.by_the_peer) == words
+    shown = next(table for table in tables(found) if table.name == "goals")
+    assert (shown.rows[0][3], shown.rows[0][-1]) == words
 
 
 def test_saved_results_come_back_as_they_were(results: Results, tmp_path: Path) -> None:
