@@ -52,7 +52,7 @@ bench-peers: ## install the other task systems that `make bench` compares with, 
 bench-window: $(STAMP) ## measure a backlog of ROWS far beyond the ticket window (ROWS=10000000)
 	$(BIN)/python -m benchmarks.window --rows $(ROWS)
 
-bench-transfer: $(STAMP) ## measure a backlog of ROWS moved to Redis and back, beside the naive way (ROWS=200000)
+bench-transfer: $(STAMP) ## measure a backlog of ROWS moved to Redis and back, beside two other ways (ROWS=200000)
 	$(BIN)/python -m benchmarks.transfer --rows $(ROWS)
 
 bench-beside: $(STAMP) ## measure what submissions take while a backlog moves beside them

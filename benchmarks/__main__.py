@@ -19,17 +19,17 @@ import click
 from rich.console import Console
 
 from benchmarks.arena import Arena
+from benchmarks.page import IDLE_LOAD, write_document
 from benchmarks.peers import PEERS
 from benchmarks.plan import SECTIONS, Choice, Step, steps_of
 from benchmarks.plot import bars, svg
 from benchmarks.processes import load_average
 from benchmarks.results import Results
-from benchmarks.tables import TABLES, render, tables
+from benchmarks.tables import tables
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
 QUICK_SHARE = 0.2
-IDLE_LOAD = 0.5
 
 console = Console(width=max(120, Console().width), highlight=False)
 
@@ -60,9 +60,10 @@ def main(
 ) -> None:
     if document is not None:
         try:
-            write_document(document, Results.load(output))
+            picture = write_document(document, Results.load(output))
         except (OSError, ValueError) as error:
             raise click.ClickException(str(error)) from error
+        console.print(f"Written: {document}, {document.with_suffix('.json')}, {picture}")
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of every `finally`: servers, workers
     choice = Choice(
@@ -134,42 +135,6 @@ def _measure(choice: Choice, results: Results, output: Path) -> None:
                 results.failures.append(f"{step.title}: {type(error).__name__}: {error}")
             took[step] = time.monotonic() - began
             results.save(output)
-
-
-def write_document(document: Path, results: Results) -> None:
-    """Fill the document's tables, and write the figures and the picture that belong to it."""
-    document.write_text(render(document.read_text(), blocks(results)))
-    results.save(document.with_suffix(".json"))
-    picture = document.parent / "images" / "bench.svg"
-    picture.write_text(svg(results))
-    console.print(f"Written: {document}, {document.with_suffix('.json')}, {picture}")
-
-
-def blocks(results: Results) -> dict[str, str]:
-    """What goes between the markers of a document."""
-    missing = dict.fromkeys(TABLES, "Not measured in this run.")
-    tabled = {table.name: table.as_markdown() for table in tables(results)}
-    return {"about": _circumstances(results)} | missing | tabled
-
-
-def _circumstances(results: Results) -> str:
-    """When, where and how it was measured; first of all what forbids to rely on it."""
-    about = results.about
-    short, busy = about["share"] < 1, about["load_at_start"] > IDLE_LOAD
-    words = []
-    if short or busy:
-        run = f"a short run ({about['share']:g} of the usual number of tasks)" if short else "a run"
-        where = " on a machine that was busy with other work" if busy else ""
-        words.append(f"**Figures of {run}{where}: rates are too low, ratios rough, no verdict is final.**")
-    words.append(
-        f"Measured on {datetime.fromisoformat(about['at']):%-d %B %Y at %H:%M} UTC on {about['cores']} cores,"
-        f" load average {about['load_at_start']} at the start, median of {about['rounds']} round(s)."
-        f" Python {about['python']}, {about['machine']}."
-    )
-    if results.failures:
-        failed = "; ".join(failure.split(":")[0] for failure in results.failures)
-        words.append(f"Not measured: {failed}.")
-    return " ".join(words)
 
 
 if __name__ == "__main__":

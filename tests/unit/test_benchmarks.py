@@ -9,12 +9,12 @@ from xml.etree import ElementTree
 import pytest
 
 from app.transfer.plans import Limits
-from benchmarks import stamps
-from benchmarks.__main__ import blocks
+from benchmarks import moves, stamps
 from benchmarks.beside import Way, ways
 from benchmarks.counters import parse_commandstats
 from benchmarks.curve import Curve, Sample, drawn
 from benchmarks.goals import GOALS, judged
+from benchmarks.page import filled
 from benchmarks.peers import PEERS
 from benchmarks.plan import SECTIONS, Choice, steps_of
 from benchmarks.plot import bars, svg
@@ -107,6 +107,15 @@ def test_the_tables_say_rates_ratios_and_verdicts(results: Results) -> None:
     assert "| RQ Worker | nothing | 200 |" in drain.as_markdown()
 
 
+def test_a_move_is_told_beside_the_two_other_ways() -> None:
+    rates = {"dispatched": [300.0, 200.0, 400.0], "recalled": [450.0], "hand_built": [600.0], "naive": [10.0]}
+    figures = {f"{way}_rows_per_second": values for way, values in rates.items()}
+    table = moves.table_of(figures | {"rows": 1000, "peak_memory_megabytes": 90.5})
+    assert table.rows[0] == ["Twintrack, to Redis", "300", "30.0", "0.50"]
+    assert [row[2] for row in table.rows] == ["30.0", "45.0", "60.0", "1.00"]
+    assert "1,000 waiting rows" in table.title
+
+
 def test_only_what_stands_between_the_markers_of_a_document_is_replaced() -> None:
     document = "before\n<!-- bench:drain -->\nold\n<!-- /bench -->\nafter"
     once = render(document, {"drain": "new"})
@@ -119,7 +128,7 @@ def test_only_what_stands_between_the_markers_of_a_document_is_replaced() -> Non
 def test_the_figures_of_the_document_are_those_that_the_benchmark_saved() -> None:
     document = DOCS / "benchmarks.md"
     saved = Results.load(DOCS / "benchmarks.json")
-    assert render(document.read_text(), blocks(saved)) == document.read_text()
+    assert filled(document) == document.read_text()
     assert svg(saved) == (DOCS / "images" / "bench.svg").read_text()
 
 
