@@ -46,13 +46,15 @@ class System:
     declared: tuple[ScheduleRequest, ...] = ()
 
     def prepare(self) -> None:
-        """Make ready to run: `prepare_tables`, then apply changed mode settings, and bring the schedules to
-        what the code declares.
+        """Make ready to run: `prepare_tables`, then apply changed mode settings, create the pools that the
+        code names, and bring the schedules to what it declares.
 
         Raises `DatabaseUnavailable`.
         """
         self.prepare_tables()
         _apply_mode(self)
+        for pool in {handler.pool for handler in self.handlers.values() if handler.pool}:
+            self.store.pools.open(pool)
         self.queue.schedules.sync(self.declared)
 
     def prepare_tables(self) -> None:

@@ -1,4 +1,4 @@
-"""Start a pool of workers: `python scripts/start_workers.py --workers 3` becomes `python -m workers`."""
+"""Start workers: `python scripts/start_workers.py --workers 3 --pool etl` becomes `python -m workers`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 )
 @click.option("--queues", help="Serve only these, in this order: urgent,high")
 @click.option("--weights", help="Visit queues by weights: urgent=8,high=4,low=1")
-@click.option("--pool", help="The pool's name, for people.")
+@click.option("--pool", help="Take the tasks of this pool alone.")
 @click.option("--memory-mb", type=click.IntRange(0), help="Memory at which a worker is replaced.")
 def main(
     workers: int, queues: str | None, weights: str | None, pool: str | None, memory_mb: int | None

@@ -17,6 +17,7 @@ from app.logs import configure_logging
 from app.system import System, build_system
 from app.tasks.errors import RedisUnavailable, TaskError
 from app.tasks.handlers import load_handlers
+from app.tasks.store.pools import DEFAULT
 from app.tasks.store.registry import WorkerRow
 from config import Config, ConfigError
 from workers.board import PoolStatus, pools
@@ -41,7 +42,7 @@ def load_config(**overrides: int) -> Config:
 @click.option("--workers", type=click.IntRange(1, 1024), help="Workers per track (RQ_WORKER_COUNT).")
 @click.option("--queues", help="Serve only these, in this order: urgent,high")
 @click.option("--weights", help="Visit queues by weights, not in strict order: urgent=8,high=4,low=1")
-@click.option("--pool", default="default", show_default=True, help="The pool's name, for people.")
+@click.option("--pool", default=DEFAULT, show_default=True, help="Take the tasks of this pool alone.")
 @click.option("--memory-mb", type=click.IntRange(0), help="Memory of a worker (RQ_WORKER_MEMORY_MB).")
 @click.option("--bound-to", type=int, hidden=True, help="Die with this parent process.")
 @click.option("--adopt", hidden=True, help="Children of the program that this process was before.")
@@ -64,9 +65,11 @@ def main(
         visits = Visits.parse(queues, weights)
     except ValueError as error:
         raise click.UsageError(f"--queues, --weights: {error}") from None
+    if pool != DEFAULT and (queues or weights):
+        raise click.UsageError("--queues, --weights: the workers of a pool serve no queues")
     config = load_config(**({} if memory_mb is None else {"RQ_WORKER_MEMORY_MB": memory_mb}))
     configure_logging(config.LOG_LEVEL, json=config.LOG_JSON)
-    prepare(config)
+    prepare(config, pool)
     plan = Plan.of(config, workers=workers, visits=visits, pool=pool)
     sys.exit(Pool(config, plan, adopted=adopted_from(adopt)).run())
 
@@ -108,20 +111,26 @@ def status(as_json: bool) -> None:
     sys.exit(0 if rows else 1)
 
 
-def prepare(config: Config) -> None:
-    """Start the embedded Redis if it is ours, and bring the tables up to date."""
+def prepare(config: Config, pool: str = DEFAULT) -> None:
+    """Start the embedded Redis if it is ours, bring the tables up to date, and create the pool."""
     if config.embedded_redis and config.RQ_ENABLED:
         try:
             EmbeddedRedis(config).ensure()
         except EmbeddedRedisError as error:
             click.echo(str(error), err=True)
             sys.exit(EXIT_CANNOT_RUN)
-    prepare_database(config)
+    prepare_database(config, pool)
 
 
-def prepare_database(config: Config) -> None:
+def prepare_database(config: Config, pool: str = DEFAULT) -> None:
     """Make ready to run."""
-    _beside(config, System.prepare)
+
+    def work(system: System) -> None:
+        system.prepare()
+        if pool != DEFAULT:
+            system.store.pools.open(pool)
+
+    _beside(config, work)
 
 
 def _beside(config: Config, prepare: Callable[[System], None]) -> None:

@@ -18,7 +18,7 @@ from app.tasks.routing import Routing
 from app.tasks.runner import LiveTask, boot_clock
 from app.tasks.store import Store
 from app.tasks.store.claims import TicketClaims
-from app.tasks.store.takes import TakeQueued, TakeTickets
+from app.tasks.store.takes import TakeOfPool, TakeQueued, TakeTickets
 from app.tasks.tickets import RQQueueManager
 from app.tasks.tickets.bells import Rung
 from app.tasks.tickets.manager import KEEP_FOREIGN_SECONDS, Ended, Taken
@@ -42,7 +42,7 @@ log = structlog.get_logger(__name__)
 class Consumer(Protocol):
     track: Track
 
-    def fetch(self, count: int, *, spare: int = 0) -> TakeTickets | TakeQueued | None:
+    def fetch(self, count: int, *, spare: int = 0) -> TakeTickets | TakeQueued | TakeOfPool | None:
         """What to claim now, up to `count`; None if nothing waits here. `spare` more may come along, for the
         next times. Raises `RedisUnavailable`."""
 
@@ -336,6 +336,43 @@ class DatabaseConsumer:
             return True
         by_database = any(route.redis_percent < 100 or route.name_percents for route in rules.values())
         return by_database and not self._pollers_beside
+
+
+class PoolConsumer:
+    """The tasks of one pool, from its lane and from nowhere else."""
+
+    track = Track.DATABASE
+
+    def __init__(self, store: Store, pool: str) -> None:
+        self._store = store
+        self._pool = pool
+        self._hopeful = False
+        self.contested = False
+        """Rows wait here, and the last try won none of them: the pool is at its limit."""
+
+    def fetch(self, count: int, *, spare: int = 0) -> TakeOfPool | None:
+        """Look first, unless there was something the last time: a try queues for the pool's row."""
+        lane = self._store.pools.open(self._pool)
+        if self._hopeful or self._store.pools.some_wait(lane):
+            return TakeOfPool(count, lane)
+        self.contested = False
+        return None
+
+    def accept(self, answer: TicketClaims) -> None:
+        self._hopeful = bool(answer.won)
+        self.contested = not answer.won
+
+    def abandon(self) -> None:
+        """Nothing was taken out of anywhere."""
+
+    def ended(self, outcome: Outcome, status: Status | None) -> None:
+        """The row is all there is."""
+
+    def flush(self) -> None:
+        """The row is all there is."""
+
+    def waited(self, rung: Rung | None) -> None:
+        """Nobody rings for a lane: it looks anyway."""
 
 
 def _claimable(rules: Routing, priorities: Sequence[Priority], track: Track) -> list[Priority]:

@@ -23,6 +23,7 @@ import structlog
 from app.system import build_system
 from app.tasks.handlers import load_handlers
 from app.tasks.model import Track
+from app.tasks.store.pools import DEFAULT
 from config import Config
 from workers.board import Board
 from workers.causes import Cause, CauseOfDeath
@@ -49,7 +50,12 @@ class Plan:
     pollers: int
     sweeper: bool = True
     visits: Visits = STRICT
-    pool: str = "default"
+    pool: str = DEFAULT
+
+    @property
+    def serves_pool(self) -> str | None:
+        """The pool whose tasks its workers take; None: they serve the queues."""
+        return None if self.pool == DEFAULT else self.pool
 
     @classmethod
     def of(
@@ -58,10 +64,13 @@ class Plan:
         *,
         workers: int | None = None,
         visits: Visits = STRICT,
-        pool: str = "default",
+        pool: str = DEFAULT,
     ) -> Plan:
-        """What the settings ask for: workers of the Redis track, pollers, or both."""
+        """What the settings ask for: workers of the Redis track, pollers, or both; of a pool so many workers
+        as are asked for, whatever the tracks."""
         count = config.RQ_WORKER_COUNT if workers is None else workers
+        if pool != DEFAULT:
+            return cls(redis_workers=0, pollers=count, pool=pool)
         return cls(
             redis_workers=count if config.RQ_ENABLED else 0,
             pollers=count if config.pollers_enabled else 0,
@@ -116,7 +125,12 @@ class Pool:
     def _make_workers(self) -> list[Slot]:
         counts = {Track.REDIS: self._plan.redis_workers, Track.DATABASE: self._plan.pollers}
         return [
-            Slot(f"{track}-{number}", partial(self._work, track), self._folder, self._limits)
+            Slot(
+                f"{track}-{number}",
+                partial(self._work, track),
+                self._folder,
+                self._limits,
+            )
             for track, count in counts.items()
             for number in range(1, count + 1)
         ]
@@ -128,6 +142,7 @@ class Pool:
             visits=self._plan.visits,
             mark=mark,
             supervisor=self._pid,
+            pool=self._plan.serves_pool,
         )
         signal.signal(signal.SIGTERM, worker.stop)
         signal.signal(NUDGE, signal.SIG_DFL)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import structlog
 
-from app.tasks.model import CHILD_KEYS, Outcome, Released, Track
+from app.tasks.keys import CHILD_KEYS
+from app.tasks.model import Outcome, Released, Track
 from app.tasks.queue import TaskQueue
 from app.tasks.store.settling import Settled
 from workers.consumers import RedisConsumer

@@ -15,11 +15,12 @@ from app.tasks.errors import DatabaseUnavailable, RedisUnavailable, StatementRef
 from app.tasks.model import Claim, Outcome, Track
 from app.tasks.runner import LiveTask, Runner, boot_clock
 from app.tasks.store.notices import Topic
+from app.tasks.store.registry import POOL_WORD
 from app.tasks.store.settling import Settled
-from app.tasks.store.takes import TakeQueued, TakeTickets
+from app.tasks.store.takes import Take
 from app.tasks.tickets.bells import Bell, Bells, Rung
 from workers.batch import Batch, BatchSize
-from workers.consumers import Consumer, DatabaseConsumer, RedisConsumer
+from workers.consumers import Consumer, DatabaseConsumer, PoolConsumer, RedisConsumer
 from workers.floating import Float
 from workers.fork_server import ForkServer
 from workers.heartbeat import Heartbeat
@@ -59,7 +60,7 @@ class _StopFlag:
 
 
 class Worker:
-    """Serves one track, or Redis with the database as a dormant second.
+    """Serves one track, or Redis with the database as a dormant second, or one pool.
 
     Call `run` in the main thread of its own process: time limits are signals.
     """
@@ -72,13 +73,16 @@ class Worker:
         visits: Visits = STRICT,
         mark: str | None = None,
         supervisor: int = 0,
+        pool: str | None = None,
     ) -> None:
-        """`supervisor`: pid of a parent that enforces limits and says what this process died of."""
+        """`supervisor`: pid of a parent that enforces limits and says what this process died of. With a
+        `pool` the worker takes the tasks of that pool, and no others."""
         self.worker_id = new_worker_id(mark)
         self._supervisor = supervisor
         self._system = system
         self._track = track
         self._visits = visits
+        self._pool = pool
         self._stop = _StopFlag()
         self._may_interrupt = False
         self._stop_deadline = 0.0
@@ -96,13 +100,7 @@ class Worker:
         self._size = BatchSize(system.config.RQ_BATCH_SIZE)
         self._most_tasks = system.config.RQ_WORKER_MAX_TASKS
         self._redis = self._redis_consumer()
-        self._database = DatabaseConsumer(
-            system.store,
-            grace_seconds=system.settings.ticket_grace_seconds,
-            always=track is Track.DATABASE,
-            pollers_beside=system.config.pollers_enabled,
-            visits=visits,
-        )
+        self._database = self._database_consumer()
         self._consumers: list[Consumer] = [c for c in (self._redis, self._database) if c is not None]
         # with two sources, each goes first in turn: neither can starve the other
         self._orders = cycle([self._consumers, self._consumers[::-1]])
@@ -191,7 +189,7 @@ class Worker:
         """False, after a while, if as many async handlers run as may."""
         return self._float is None or self._float.wait_for_room(ROOM_LOOK_SECONDS)
 
-    def _fetch(self) -> tuple[Consumer | None, TakeTickets | TakeQueued | None]:
+    def _fetch(self) -> tuple[Consumer | None, Take | None]:
         """What to claim next, from the first source that has something."""
         if self._stop.is_set():
             return None, None
@@ -219,7 +217,7 @@ class Worker:
         return None, None
 
     def _turn(
-        self, outcomes: list[Outcome], consumer: Consumer | None, take: TakeTickets | TakeQueued | None
+        self, outcomes: list[Outcome], consumer: Consumer | None, take: Take | None
     ) -> Sequence[Claim] | None:
         """Settle and claim. Returns the claims won; None if the outcomes are still to be settled."""
         try:
@@ -306,6 +304,7 @@ class Worker:
             self._may_interrupt = True
             if not self._stop.is_set():
                 in_use = self._float is not None and self._float.in_use
+                briefly = briefly or self._pool is not None  # nobody rings for its lane
                 rung = self._waiting.wait(FLOAT_LOOK_SECONDS if in_use else None, briefly=briefly)
         except _Stop:
             log.debug("worker.woken_to_stop")
@@ -324,6 +323,8 @@ class Worker:
 
     def _bells(self, bells: Bells) -> list[Bell]:
         """What this worker wakes for: not for rows that pollers beside it are there for."""
+        if self._pool is not None:
+            return []
         serves_rows = self._redis is None or not self._system.config.pollers_enabled
         tracks = [Track.REDIS] * (self._redis is not None) + [Track.DATABASE] * serves_rows
         return [bells.of(track, priority) for track in tracks for priority in self._visits.priorities]
@@ -351,6 +352,18 @@ class Worker:
             on_foreign=self._meet_foreign if system.config.RQ_ALLOW_FOREIGN_JOBS else None,
         )
 
+    def _database_consumer(self) -> DatabaseConsumer | PoolConsumer:
+        system = self._system
+        if self._pool is not None:
+            return PoolConsumer(system.store, self._pool)
+        return DatabaseConsumer(
+            system.store,
+            grace_seconds=system.settings.ticket_grace_seconds,
+            always=self._track is Track.DATABASE,
+            pollers_beside=system.config.pollers_enabled,
+            visits=self._visits,
+        )
+
     def _meet_foreign(self) -> None:
         """A job of another program is next: it waits for a worker of RQ's command line that may run it."""
 
@@ -362,8 +375,13 @@ class Worker:
                 host=HOST,
                 pid=os.getpid(),
                 track=self._track.value,
-                queues=[priority.value for priority in self._visits.priorities],
+                queues=self._serves(),
             )
+
+    def _serves(self) -> list[str]:
+        if self._pool is not None:
+            return [f"{POOL_WORD}{self._pool}"]
+        return [priority.value for priority in self._visits.priorities]
 
     def _depart(self) -> None:
         with _tolerant("worker.not_unlisted"):

@@ -73,14 +73,15 @@ def fan_out(
     max_retries: int | None = None,
     timeout_seconds: int | None = None,
     priority: Priority | str | None = None,
+    pool: str | None = None,
 ) -> Children:
     """Store one child per payload, under its name in this phase, once: whatever is there from an earlier run
     of this task is left as it is, whatever its payload was.
 
-    Children wait in the queue of `priority` (default: the parent's). Those with a `tag` start only while the
-    tag's limit has a place. Raises `InvalidTask`, `DatabaseUnavailable`, `TaskCancelled` if the claim of this
-    run is lost, and `RuntimeError` in an async handler, in one with isolation="fork", and once the
-    handler has used `context.connection`.
+    Children wait in the queue of `priority` (default: the parent's), or with a `pool` (default: their
+    handler's) for its workers alone. Those with a `tag` start only while the tag's limit has a place. Raises
+    `InvalidTask`, `DatabaseUnavailable`, `TaskCancelled` if the claim of this run is lost, and `RuntimeError`
+    in an async handler, in one with isolation="fork", and once the handler has used `context.connection`.
     """
     live, families = _own(context)
     if live.has_connection:
@@ -94,6 +95,7 @@ def fan_out(
         max_retries=max_retries,
         timeout_seconds=timeout_seconds,
         priority=priority,
+        pool=pool,
     )
     if not stored:
         raise TaskCancelled("its claim was lost")

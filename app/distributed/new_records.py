@@ -10,7 +10,8 @@ from app.distributed.flow_settings import FLOW_CHARACTERS
 from app.tasks.errors import FieldProblem, InvalidTask
 from app.tasks.handlers import write_json
 from app.tasks.ids import IdSource
-from app.tasks.model import RECORD_KEYS, NewTask, Priority
+from app.tasks.keys import RECORD_KEYS
+from app.tasks.model import NewTask, Priority
 from app.tasks.settings import CoreSettings
 
 KEY_CHARACTERS = 100

@@ -16,8 +16,9 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 from app.tasks.database import Database
-from app.tasks.model import FLOW_RANK, Status
+from app.tasks.model import Status
 from app.tasks.schema import AnyRow, database_now, flow_execution_logs, tasks
+from app.tasks.store.lanes import is_a_record
 
 HEAD_ROWS = 501
 HEADS_AT_A_TIME = 100
@@ -139,7 +140,7 @@ class RecordFigures:
                 *(_LANE, tasks.c.holder, func.count(), _count_of(overdue)),
                 *(_count_of(overdue & old), func.coalesce(func.max(age), 0.0)),
             )
-            .where(tasks.c.status == Status.PROCESSING, _LANE > FLOW_RANK)
+            .where(tasks.c.status == Status.PROCESSING, is_a_record())
             .group_by(_LANE, tasks.c.holder)
         )
         return [
@@ -188,7 +189,7 @@ class RecordFigures:
             select(tasks.c.id, _LANE, _seconds(tasks.c.started_at, database_now()))
             .where(
                 tasks.c.status == Status.PROCESSING,
-                _LANE > FLOW_RANK,
+                is_a_record(),
                 tasks.c.started_at < database_now(-seconds),
                 tasks.c.lease_until >= database_now(),
             )
@@ -233,7 +234,7 @@ def _count_of(condition: ColumnElement[bool]) -> ColumnElement[int]:
 
 def _ended_within(statuses: Sequence[Status], hours: float) -> tuple[ColumnElement[bool], ...]:
     since = database_now(-hours * 3600)
-    return (tasks.c.status.in_(statuses), _LANE > FLOW_RANK, tasks.c.ended_at >= since)
+    return (tasks.c.status.in_(statuses), is_a_record(), tasks.c.ended_at >= since)
 
 
 def _head(lane: int) -> Any:

@@ -41,8 +41,7 @@ class Admission:
         if new.run_at is not None or intake is Intake.HOLD:
             held = intake is Intake.HOLD
             return Placement(Status.SCHEDULED, route.version, held=held, active_key=slot)
-        status = route.waiting_status(new.task_id, new.name)
-        return Placement(status, route.version, active_key=slot)
+        return Placement(route.first_status(new), route.version, active_key=slot)
 
     def alike(
         self, news: Sequence[NewTask], rules: Routing
@@ -53,6 +52,8 @@ class Admission:
         for new in news:
             route = rules[new.priority]
             if new.idempotency_key is not None or self.slots(new) or route.intake is not Intake.OPEN:
+                return None
+            if new.lane is not None:
                 return None
             groups[self.place(new, route), new.priority].append(new)
             characters += len(new.payload)

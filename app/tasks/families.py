@@ -12,7 +12,8 @@ from typing import Any
 
 from app.tasks.database import CommitUnknown
 from app.tasks.errors import DatabaseUnavailable, FieldProblem, InvalidTask, TaskNotFound, WrongState
-from app.tasks.model import CHILD_KEYS, Claim, Moved, NewTask, Priority, Status
+from app.tasks.keys import CHILD_KEYS
+from app.tasks.model import PRIORITIES, Claim, Moved, NewTask, Priority, Status
 from app.tasks.schema import AnyRow
 from app.tasks.store import Store
 from app.tasks.submission import TaskRequest
@@ -50,11 +51,12 @@ class Families:
         max_retries: int | None = None,
         timeout_seconds: int | None = None,
         priority: Priority | str | None = None,
+        pool: str | None = None,
     ) -> bool:
         """Store a child for each payload that the phase has none for under that name. False: the claim of the
         parent is lost, and nothing was stored.
 
-        A child is of its parent's user, and of its priority if none is given; pauses of intake and limits of
+        A child is of its parent's user, and of its queue if none is given; pauses of intake and limits of
         active tasks are for submissions, and do not hold it up. Raises `InvalidTask` naming what is wrong,
         and `DatabaseUnavailable`.
         """
@@ -65,10 +67,11 @@ class Families:
             request = TaskRequest(
                 task_name,
                 payload,
-                priority=priority or parent.priority,
+                priority=priority or (parent.priority if parent.priority in PRIORITIES else None),
                 user_id=parent.user_id,
                 max_retries=max_retries,
                 timeout_seconds=timeout_seconds,
+                pool=pool,
             )
             key = f"{CHILD_KEYS}{parent.task_id}:{phase}:{name}"
             news[name] = self._check(request)._replace(idempotency_key=key)

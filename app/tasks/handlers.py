@@ -22,7 +22,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from sqlalchemy.engine import Connection
 
 from app.tasks.errors import FieldProblem, InvalidTask, UnknownTaskName
-from app.tasks.model import OnLost, PlannedRun
+from app.tasks.keys import PlannedRun
+from app.tasks.model import OnLost
 
 # JSON as rows hold it. One encoder for all: json.dumps would make one for every call.
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
@@ -140,6 +141,7 @@ class Handler:
     on_lost: OnLost = OnLost.RETRY
     takes_context: bool = True
     isolation: Isolation = Isolation.WORKER
+    pool: str | None = None
     is_async: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
@@ -257,6 +259,7 @@ def task(
     retry_base_seconds: float | None = None,
     on_lost: OnLost | str = OnLost.RETRY,
     isolation: Isolation | str = Isolation.WORKER,
+    pool: str | None = None,
 ) -> Callable[[HandlerFunction], HandlerFunction]:
     """Declare a function as the handler of a task name.
 
@@ -265,7 +268,7 @@ def task(
     returns must be JSON (a pydantic model is dumped). `on_lost` says what happens when its worker dies in
     mid-run: "retry" runs it again, "park" ends it as FAILED for a person to decide. `isolation` "fork" gives
     each run a process of its own, for code that may crash or leak; that costs some milliseconds, and there
-    is no `context.connection` in it.
+    is no `context.connection` in it. `pool`: only the workers of that pool run it.
     """
 
     def declare(function: HandlerFunction) -> HandlerFunction:
@@ -280,6 +283,7 @@ def task(
                 on_lost=OnLost(on_lost),
                 takes_context=_positional_arguments(function) > 1,
                 isolation=Isolation(isolation),
+                pool=pool,
             )
         )
         return function

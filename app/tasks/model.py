@@ -6,12 +6,12 @@ The transition table below is the contract that `docs/states.md` prints and the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from app.tasks.keys import PlannedRun
 from app.tasks.recurrence import Recurrence
 
 
@@ -37,37 +37,41 @@ ENDED = (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
 class Priority(StrEnum):
     """The value is the RQ queue's name; the order of members is the order of service.
 
-    FLOW is none of the queues: a record waits in the lane of its flow, and only who processes that flow
-    claims it."""
+    FLOW and POOL are none of the queues: a record waits in the lane of its flow, a task of a pool in that of
+    its pool, and only who serves the lane claims it."""
 
     URGENT = "urgent"
     HIGH = "high"
     NORMAL = "normal"
     LOW = "low"
     FLOW = "flow"
+    POOL = "pool"
 
     @property
     def rank(self) -> int:
-        """0 for urgent to 3 for low: what the `priority` column holds, so that SQL sorts by it. A record's
-        row holds the rank of its lane instead, beyond `FLOW_RANK`."""
+        """0 for urgent to 3 for low: what the `priority` column holds, so that SQL sorts by it. Who waits in
+        a lane has its number there instead, beyond `FLOW_RANK` or `POOL_RANK`."""
         return _RANKS[self]
 
     @classmethod
     def of_queue(cls, name: str) -> Priority:
         """The priority whose queue has this name. Raises `ValueError`: there is no such queue."""
         found = cls(name)
-        if found is cls.FLOW:
-            raise ValueError("flow is no queue")
+        if found in LANES:
+            raise ValueError(f"{name} is no queue")
         return found
 
     @classmethod
     def of_rank(cls, rank: int) -> Priority:
-        return cls.FLOW if rank >= FLOW_RANK else PRIORITIES[rank]
+        if rank < FLOW_RANK:
+            return PRIORITIES[rank]
+        return cls.FLOW if rank < POOL_RANK else cls.POOL
 
 
-FLOW_RANK = 100
-PRIORITIES: tuple[Priority, ...] = tuple(priority for priority in Priority if priority is not Priority.FLOW)
-_RANKS = {priority: rank for rank, priority in enumerate(PRIORITIES)} | {Priority.FLOW: FLOW_RANK}
+FLOW_RANK, POOL_RANK = 100, 20_000
+LANES = {Priority.FLOW: FLOW_RANK, Priority.POOL: POOL_RANK}
+PRIORITIES: tuple[Priority, ...] = tuple(priority for priority in Priority if priority not in LANES)
+_RANKS = {priority: rank for rank, priority in enumerate(PRIORITIES)} | LANES
 
 
 class Track(StrEnum):
@@ -154,37 +158,6 @@ TRANSITIONS: tuple[Edge, ...] = (
 )
 
 
-RUN_KEYS = "schedule:"
-RECORD_KEYS = "record:"  # then the lane and the key that the record was given
-CHILD_KEYS = "child:"  # then the parent's id, the phase and the child's name in it
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedRun:
-    """One run of a schedule: which one, and for what time it was planned (aware UTC).
-
-    It is the task's idempotency key, so that no planned time can have two tasks."""
-
-    schedule: str
-    planned_at: datetime
-
-    @property
-    def key(self) -> str:
-        moment = self.planned_at.astimezone(UTC).isoformat().replace("+00:00", "Z")
-        return f"{RUN_KEYS}{self.schedule}:{moment}"
-
-    @classmethod
-    def of_key(cls, key: str | None) -> PlannedRun | None:
-        """The run that an idempotency key names; None for every other key."""
-        if key is None or not key.startswith(RUN_KEYS):
-            return None
-        schedule, _, text = key.removeprefix(RUN_KEYS).partition(":")
-        with suppress(ValueError):  # a key that somebody used before these were kept for schedules
-            moment = datetime.fromisoformat(text)
-            return cls(schedule, moment) if moment.tzinfo else None
-        return None
-
-
 class NewTask(NamedTuple):
     """A submission that passed every check which needs no database. `payload` is JSON text."""
 
@@ -197,6 +170,17 @@ class NewTask(NamedTuple):
     idempotency_key: str | None = None
     max_retries: int | None = None
     timeout_seconds: int | None = None
+    lane: int | None = None  # of the pool for whose workers it waits
+
+    @property
+    def line(self) -> Priority:
+        """The queue in which it waits, or that it does so in a pool's lane, where its priority is nothing."""
+        return self.priority if self.lane is None else Priority.POOL
+
+    @property
+    def rank(self) -> int:
+        """What its row has for it."""
+        return self.priority.rank if self.lane is None else self.lane
 
     @property
     def planned_run(self) -> PlannedRun | None:

@@ -64,7 +64,7 @@ class TaskQueue:
         self.settings = settings or CoreSettings()
         self._now = now
         self._ids = IdSource()
-        self._check = RequestCheck(handlers, self.settings, self._ids, now)
+        self._check = RequestCheck(handlers, self.settings, self._ids, now, lane_of_pool=store.pools.lane)
         self._admission = Admission(self.settings, now)
         self._combined = Combiner(self._submit_checked, self._submit_together)
         self.waking = Waking(store.notices, tickets)
@@ -72,6 +72,7 @@ class TaskQueue:
             store,
             ScheduleCheck(self._check),
             next_id=self._ids.next,
+            lane_of_name=self._check.lane_of_name,
             active_keys=self._admission.slots,
             follow=self._follow,
             changed=self.waking.due,
@@ -140,7 +141,7 @@ class TaskQueue:
             refusal = self._insert_placed(new, placement, connection, doubtful)
             match refusal:
                 case None:
-                    return Submitted(new.task_id, placement.status, new.priority)
+                    return Submitted(new.task_id, placement.status, new.line)
                 case Refusal.ROUTING_CHANGED:
                     rules = self.store.routing.refresh()
                 case Refusal.KEY_EXISTS:
@@ -236,7 +237,7 @@ class TaskQueue:
         others: list[Moved] = []
         for new, decision in zip(news, decided, strict=True):
             if isinstance(decision, Placement):
-                decision = Submitted(new.task_id, decision.status, new.priority)
+                decision = Submitted(new.task_id, decision.status, new.line)
                 if decision.status is Status.DISPATCHED:
                     tickets.append(first_ticket(new))
                 else:

@@ -13,7 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from app.tasks.ids import bucket_of
-from app.tasks.model import Priority, Status, Track
+from app.tasks.model import LANES, NewTask, Priority, Status, Track
 
 
 class Intake(StrEnum):
@@ -68,6 +68,10 @@ class Route:
     def waiting_status(self, task_id: int, name: str) -> Status:
         return self.track_of(task_id, name).waiting_status
 
+    def first_status(self, new: NewTask) -> Status:
+        """Where a new task waits that nothing holds up: that of a pool in the database, in its lane."""
+        return Status.QUEUED if new.lane is not None else self.waiting_status(new.task_id, new.name)
+
     @property
     def tolerates_both_tracks(self) -> bool:
         """A transfer brings rows to their new track ahead of the flip: none of them is misplaced."""
@@ -78,5 +82,5 @@ class Route:
 
 
 Routing = Mapping[Priority, Route]
-FLOW_ROUTE = Route(Priority.FLOW, version=0, redis_percent=0)
-"""Records wait in the database, in the lane of their flow, and no rule moves them."""
+LANE_ROUTES: Routing = {lane: Route(lane, version=0, redis_percent=0) for lane in LANES}
+"""Who waits in a lane, of a flow or of a pool, waits in the database, and no rule moves it."""

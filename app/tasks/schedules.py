@@ -16,11 +16,11 @@ from typing import Any
 import structlog
 
 from app.tasks.errors import ScheduleNotFound, ScheduleRefused, TaskError
+from app.tasks.keys import PlannedRun
 from app.tasks.model import (
     NewTask,
     Origin,
     Overlap,
-    PlannedRun,
     Schedule,
     ScheduleState,
     Submitted,
@@ -46,6 +46,7 @@ class Schedules:
         check: ScheduleCheck,
         *,
         next_id: Callable[[], int],
+        lane_of_name: Callable[[str], int | None],
         active_keys: Callable[[NewTask], list[str]],
         follow: Callable[[NewTask, Submitted], None],
         changed: Callable[[], None],
@@ -54,6 +55,7 @@ class Schedules:
         self._store = store
         self.check = check
         self._next_id = next_id
+        self._lane_of_name = lane_of_name
         self._active_keys = active_keys
         self._follow = follow
         self._changed = changed
@@ -237,6 +239,7 @@ class Schedules:
             idempotency_key=PlannedRun(seen.name, planned).key,
             max_retries=seen.max_retries,
             timeout_seconds=seen.timeout_seconds,
+            lane=self._lane_of_name(seen.task),
         )
 
     def _tell(self, schedule: Schedule, fired: Fired) -> None:

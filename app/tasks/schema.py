@@ -33,7 +33,7 @@ from app.tasks.dialects import StatusType as StatusType
 from app.tasks.dialects import UtcDateTime as UtcDateTime
 from app.tasks.dialects import database_now as database_now
 from app.tasks.dialects import short_word as short_word
-from app.tasks.model import FLOW_RANK, PRIORITIES, Status
+from app.tasks.model import FLOW_RANK, Status
 
 # A row of columns whose types the type checker is not told.
 AnyRow = Row[*tuple[Any, ...]]
@@ -83,7 +83,7 @@ tasks = Table(
     Column("started_at", UtcDateTime),
     Column("ended_at", UtcDateTime),
     CheckConstraint(f"status IN ({_STATUSES})", name="ck_tasks_status"),
-    # beyond the ranks of the queues: the lane of a flow
+    # beyond the ranks of the queues: the lane of a flow or of a pool
     CheckConstraint(f"priority BETWEEN 0 AND 3 OR priority > {FLOW_RANK}", name="ck_tasks_priority"),
     # claims in order of service; the sweeper's look at unconfirmed tickets
     Index("ix_tasks_waiting", "status", "priority", "confirmed_in", "id"),
@@ -101,11 +101,6 @@ def status_is(status: Status) -> ColumnElement[bool]:
     """The status as a condition beside a list of ids. Spelt so that no planner searches by the status index
     instead: on a table without statistics PostgreSQL took it for the shorter way, past every waiting row."""
     return type_coerce(tasks.c.status, String).concat("") == status.value
-
-
-def in_a_queue() -> ColumnElement[bool]:
-    """A task of one of the four queues, not a record in the lane of its flow."""
-    return tasks.c.priority.in_(PRIORITIES)
 
 
 routing = Table(
@@ -333,6 +328,18 @@ flows = Table(
     Column("lane", SmallInteger, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Index("uq_flows_lane", "lane", unique=True),
+    **_ON_MYSQL,
+)
+
+# Pools of workers: where in `tasks.priority` their tasks wait, and how many run at a time (NULL: all).
+pools = Table(
+    "pools",
+    metadata,
+    Column("name", short_word(40), primary_key=True),
+    Column("lane", SmallInteger, nullable=False),
+    Column("at_most", Integer),
+    Column("created_at", UtcDateTime, nullable=False),
+    Index("uq_pools_lane", "lane", unique=True),
     **_ON_MYSQL,
 )
 

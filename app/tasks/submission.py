@@ -1,4 +1,4 @@
-"""From what a caller wants to a checked `NewTask`: everything that needs no database."""
+"""From what a caller wants to a checked `NewTask`: everything that needs no database, a pool's lane aside."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import structlog
 from app.tasks.errors import FieldProblem, InvalidTask, PayloadTooLarge, UnknownPriority
 from app.tasks.handlers import Handler, HandlerRegistry, write_json
 from app.tasks.ids import IdSource
-from app.tasks.model import CHILD_KEYS, RECORD_KEYS, RUN_KEYS, NewTask, Priority
+from app.tasks.keys import CHILD_KEYS, RECORD_KEYS, RUN_KEYS
+from app.tasks.model import NewTask, Priority
 from app.tasks.settings import CoreSettings
 from app.tasks.sources import SOURCE_KEYS, is_imported
 
@@ -35,14 +36,22 @@ class TaskRequest:
     idempotency_key: str | None = None
     max_retries: int | None = None
     timeout_seconds: int | None = None
+    pool: str | None = None  # None: the handler's, if it has one
 
 
 class RequestCheck:
     """Turns requests into new tasks, or raises `InvalidTask` (or a subclass) naming every wrong field."""
 
     def __init__(
-        self, handlers: HandlerRegistry, settings: CoreSettings, ids: IdSource, now: Callable[[], datetime]
+        self,
+        handlers: HandlerRegistry,
+        settings: CoreSettings,
+        ids: IdSource,
+        now: Callable[[], datetime],
+        *,
+        lane_of_pool: Callable[[str], int | None],
     ) -> None:
+        self._lane_of_pool = lane_of_pool
         self._handlers = handlers
         self._settings = settings
         self._ids = ids
@@ -71,7 +80,23 @@ class RequestCheck:
             idempotency_key=request.idempotency_key,
             max_retries=request.max_retries,
             timeout_seconds=request.timeout_seconds,
+            lane=self._lane(request.pool or handler.pool),
         )
+
+    def lane_of_name(self, name: str) -> int | None:
+        """The lane of the pool that is meant to run tasks of this name; None: any worker is."""
+        handler = self._handlers.find(name)
+        return self._lane(handler.pool) if handler is not None else None
+
+    def _lane(self, pool: str | None) -> int | None:
+        """Asks the database only for a pool that it meets for the first time."""
+        if pool is None:
+            return None
+        lane = self._lane_of_pool(pool)
+        if lane is None:
+            reason = f"there is no pool {pool[:40]!r}: python scripts/pools.py create makes one"
+            raise InvalidTask([FieldProblem("pool", reason)])
+        return lane
 
     def _everything_wrong(self, handler: Handler, payload: Any, request: TaskRequest) -> InvalidTask:
         """All that is wrong with a request, in one error; the error itself if it is the only one."""

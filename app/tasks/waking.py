@@ -95,7 +95,7 @@ def first_moves(new: NewTask, submitted: Submitted, now: Callable[[], datetime])
         ticket = first_ticket(new)
     elif status is Status.SCHEDULED and not _is_near(new.run_at, now):
         return []
-    return [Moved(task_id, status, ticket, new.priority)]
+    return [Moved(task_id, status, ticket, new.line)]
 
 
 def _is_near(moment: datetime | None, now: Callable[[], datetime]) -> bool:

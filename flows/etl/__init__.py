@@ -38,9 +38,11 @@ RUNS = "etl_runs"
 
 
 class Run(BaseModel):
-    """What `main_etl` is asked for: these tables, or all of the source."""
+    """What `main_etl` is asked for: these tables, or all of the source, by the workers of these pools."""
 
     tables: list[str] = []
+    pool: str | None = None
+    cleanup_pool: str | None = None
 
 
 class OneTable(BaseModel):
@@ -133,12 +135,12 @@ def _told(copied: Mapping[str, Any], cleanups: Mapping[str, Any]) -> dict[str, A
 def main_etl(payload: Run, context: TaskContext) -> dict[str, Any]:
     """A child per table, at most three at a time over all hosts; then both cleanups, side by side."""
     tables = {name: {"table": name} for name in payload.tables or _all_tables()}
-    copied = gather(
-        fan_out(context, "tables", "process_table_etl", tables, tag=TAG), limit_seconds=LIMIT_SECONDS
-    )
+    copying = fan_out(context, "tables", "process_table_etl", tables, tag=TAG, pool=payload.pool)
+    copied = gather(copying, limit_seconds=LIMIT_SECONDS)
     summary = {"cleanup_flow2": _summed(str(context.task_id), copied).model_dump()}
-    first = fan_out(context, "cleanups", "cleanup_flow1", {"cleanup_flow1": {}})
-    second = fan_out(context, "cleanups", "cleanup_flow2", summary)
+    pool = payload.cleanup_pool
+    first = fan_out(context, "cleanups", "cleanup_flow1", {"cleanup_flow1": {}}, pool=pool)
+    second = fan_out(context, "cleanups", "cleanup_flow2", summary, pool=pool)
     return _told(copied, gather(first) | gather(second))
 
 

@@ -73,12 +73,22 @@ def deploy() -> None:
 @main.command()
 @click.option("--here", is_flag=True, help="In this process, without workers.")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=etl.LIMIT_SECONDS)
+@click.option("--pool", help="Let the workers of this pool copy the tables.")
+@click.option("--cleanup-pool", help="Let the workers of this pool run the cleanups.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.argument("tables", nargs=-1)
-def run(here: bool, timeout: float, as_json: bool, tables: tuple[str, ...]) -> None:
+def run(
+    here: bool,
+    timeout: float,
+    pool: str | None,
+    cleanup_pool: str | None,
+    as_json: bool,
+    tables: tuple[str, ...],
+) -> None:
     """Copy TABLES, or all of the source, and wait for the end."""
+    wanted = etl.Run(tables=list(tables), pool=pool, cleanup_pool=cleanup_pool)
     with _sentences():
-        result = _here(tables) if here else _by_workers(tables, timeout)
+        result = _here(tables) if here else _by_workers(wanted, timeout)
     if as_json:
         click.echo(json.dumps(result))
         return
@@ -90,13 +100,15 @@ def _here(tables: tuple[str, ...]) -> dict[str, Any]:
         return etl.run_here(Config(), tables, progress=tell)
 
 
-def _by_workers(tables: tuple[str, ...], timeout: float) -> dict[str, Any]:
+def _by_workers(wanted: etl.Run, timeout: float) -> dict[str, Any]:
     with _opened() as system:
         if MAIN not in [one.name for one in Deployments(system).all()]:
             _deploy(system)
         if not system.workers():
             click.echo("No worker is alive: python -m workers, or make start-workers, starts some.", err=True)
-        parent = Deployments(system).run(MAIN, {"tables": list(tables)})
+        for pool in filter(None, (wanted.pool, wanted.cleanup_pool)):
+            system.store.pools.open(pool)
+        parent = Deployments(system).run(MAIN, wanted.model_dump(exclude_none=True))
         with _progress() as tell:
             return _wait(system, parent, time.monotonic() + timeout, tell)
 

@@ -21,7 +21,7 @@ TABLES = (
     *("effects", "schedules", "user_waits", "slot_waits", "tasks", "task_events"),
     *("routing", "workers", "locks", "memory", "legacy_sources"),
     *("transfers", "transfer_batches", "transfer_events", "procedures", "variables"),
-    *("flows", "flow_execution_logs", "parents", "children", "tag_limits"),
+    *("flows", "flow_execution_logs", "parents", "children", "tag_limits", "pools"),
 )
 RANKS = {"urgent": 0, "high": 1, "normal": 2, "low": 3}
 WAITING = ("QUEUED", "DISPATCHED")

@@ -36,6 +36,7 @@ def test_an_insert_that_arrives_late_after_a_flip_is_not_stored_a_second_time() 
         submissions=SimpleNamespace(insert=insert, stored=stored),
         routing=SimpleNamespace(known=lambda: rules, refresh=lambda: rules),
         notices=SimpleNamespace(announce=lambda topic: None),
+        pools=SimpleNamespace(lane=lambda name: None),
     )
     handler = Handler("test.noop", lambda payload: None, TypeAdapter(Any), takes_context=False)
     queue = TaskQueue(cast(Store, store), HandlerRegistry([handler]), None)

@@ -10,7 +10,7 @@ import pytest
 
 from app.system import build_system
 from app.tasks.handlers import HandlerRegistry, load_handlers
-from app.tasks.model import PlannedRun
+from app.tasks.keys import PlannedRun
 from app.tasks.recurring import declared_schedules
 from config import Config
 

@@ -41,7 +41,8 @@ HANDLERS = HandlerRegistry(
 def check(**columns: Any) -> NewTask:
     settings = columns.pop("settings", CoreSettings(payload_limit_bytes=200))
     wanted = {"name": "anything"} | columns
-    return RequestCheck(HANDLERS, settings, IdSource(), lambda: NOW)(TaskRequest(**wanted))
+    check = RequestCheck(HANDLERS, settings, IdSource(), lambda: NOW, lane_of_pool={"etl": 20_001}.get)
+    return check(TaskRequest(**wanted))
 
 
 def fields_of(**columns: Any) -> list[str]:

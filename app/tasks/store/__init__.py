@@ -7,7 +7,7 @@ transition), `transfers` (many rows from one track to the other), `tickets` (wha
 (waking who waits), `routing`, `registry` (workers, locks), `imports` (the birth of imported tasks), `slots`
 (those of them that wait for a place of their user), `write_backs` (what their legacy rows are told),
 `records` (the lanes of flows, and what happens to their records many at a time), `families` (parents, their
-children, and limits of tags).
+children, and limits of tags), `pools` (who serves a lane of its own; `lanes` numbers those of both).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from app.tasks.store.imports import Imports
 from app.tasks.store.looks import Looks
 from app.tasks.store.moves import Moves
 from app.tasks.store.notices import Notices
+from app.tasks.store.pools import Pools
 from app.tasks.store.queries import Queries
 from app.tasks.store.records import Records
 from app.tasks.store.registry import Registry
@@ -62,6 +63,7 @@ class Store:
     write_backs: WriteBacks
     records: Records
     families: FamilyRows
+    pools: Pools
 
     @classmethod
     def over(cls, database: Database, *, user_concurrency: int = 0) -> Store:
@@ -98,4 +100,5 @@ class Store:
             write_backs=backs,
             records=Records(database),
             families=FamilyRows(database, submissions),
+            pools=Pools(database),
         )

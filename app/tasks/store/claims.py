@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from sqlalchemy import and_, select, update
+from sqlalchemy import and_, func, select, update
 from sqlalchemy.engine import Connection
 
 from app.tasks.database import Database
 from app.tasks.model import PRIORITIES, Claim, Priority, Progress, Status, Track
-from app.tasks.schema import database_now, status_is, tasks
+from app.tasks.schema import database_now, pools, status_is, tasks
 from app.tasks.store.driver_sql import DriverSql
+from app.tasks.store.lanes import RANK
 from app.tasks.store.placing import each_its_own
 from app.tasks.store.takes import Terms
 
@@ -122,6 +123,18 @@ class Claims:
             return self._take(on, rows[:end], Track.DATABASE, terms)
 
         return self._database.run(work)
+
+    def of_pool_on(self, on: Connection, terms: Terms, lane: int, limit: int) -> list[Claim]:
+        """Claim up to `limit` rows that wait in the lane of a pool, the oldest first, in a transaction of the
+        caller's. Of a pool with a limit one, while fewer run than the limit says: whoever claims passes
+        the row of the pool, so that none counts what another is about to start."""
+        of_pool = select(pools.c.at_most).where(pools.c.lane == lane)
+        at_most = on.execute(of_pool.with_for_update()).scalar()
+        if at_most is not None:
+            running = select(func.count()).where(tasks.c.status == Status.PROCESSING, RANK == lane)
+            limit = min(1, at_most - on.execute(running).scalar_one())
+        rows = self._lock_queued(on, [lane], limit) if limit > 0 else []
+        return self._take(on, rows, Track.DATABASE, terms)
 
     def _lock_queued(
         self, on: Connection, ranks: Sequence[int], limit: int, waiting_for_seconds: float = 0

@@ -14,7 +14,8 @@ from sqlalchemy import ColumnElement, and_, delete, exists, false, func, insert,
 from sqlalchemy.engine import Connection
 
 from app.tasks.database import Database
-from app.tasks.model import ACTIVE, CHILD_KEYS, PRIORITIES, Claim, Moved, NewTask, Status, Ticket
+from app.tasks.keys import CHILD_KEYS
+from app.tasks.model import ACTIVE, PRIORITIES, Claim, Moved, NewTask, Status, Ticket
 from app.tasks.schema import (
     AnyRow,
     children,
@@ -78,7 +79,7 @@ class FamilyRows:
         born = []
         for new in missing.values():
             route = rules[new.priority]
-            waits = route.waiting_status(new.task_id, new.name) if tag is None else Status.SCHEDULED
+            waits = route.first_status(new) if tag is None else Status.SCHEDULED
             born.append((new, Placement(waits, route.version)))
         if born:
             self._submissions.insert_many(born, on, now)
@@ -271,7 +272,7 @@ def some_are_open() -> ColumnElement[bool]:
 
 def _first_move(new: NewTask, status: Status) -> Moved:
     ticket = Ticket(new.task_id, 1, new.priority, new.name, new.timeout_seconds)
-    return Moved(new.task_id, status, ticket if status is Status.DISPATCHED else None, new.priority)
+    return Moved(new.task_id, status, ticket if status is Status.DISPATCHED else None, new.line)
 
 
 def _let_undone_wait(on: Connection, parent_id: int) -> list[Moved]:

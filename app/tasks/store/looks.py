@@ -16,8 +16,9 @@ from sqlalchemy.sql.elements import ColumnElement
 from app.tasks.database import Database
 from app.tasks.model import Priority, Status
 from app.tasks.routing import Routing
-from app.tasks.schema import AnyRow, database_now, in_a_queue, locks, routing, schedules, tasks
+from app.tasks.schema import AnyRow, database_now, locks, routing, schedules, tasks
 from app.tasks.store.families import some_are_open
+from app.tasks.store.lanes import in_a_queue
 from app.tasks.store.routing import RoutingTable, route_of
 
 

@@ -17,8 +17,9 @@ from app.tasks.errors import TaskNotFound, WrongState
 from app.tasks.ids import first_id_of
 from app.tasks.model import ENDED, PRIORITIES, WAITING, Moved, OnLost, Priority, Status, Ticket, Track
 from app.tasks.routing import Intake, Route
-from app.tasks.schema import AnyRow, database_now, in_a_queue, status_is, task_events, tasks
+from app.tasks.schema import AnyRow, database_now, status_is, task_events, tasks
 from app.tasks.store import events, families
+from app.tasks.store.lanes import in_a_pool, in_a_queue
 from app.tasks.store.misplaced import Misplaced
 from app.tasks.store.placing import FRESH, OVER, PLACED_COLUMNS, moved, place
 from app.tasks.store.routing import hold_routing
@@ -41,11 +42,15 @@ class Moves:
         return self._start_scheduled(condition, tasks.c.run_at, limit)
 
     def lift_holds(self, priorities: Sequence[Priority], *, limit: int) -> list[Moved]:
-        """Rows held by a pause of intake go to their track; whose own time has not come waits for that."""
+        """Rows held by a pause of intake go to their track; whose own time has not come waits for that. Those
+        of pools follow once all queues are open."""
+        of_open: Any = tasks.c.priority.in_(priorities)
+        if set(priorities) == set(PRIORITIES):
+            of_open = or_(of_open, in_a_pool())
         later = and_(tasks.c.run_at.is_not(None), tasks.c.run_at > database_now()).label("later")
         query = (
             select(*PLACED_COLUMNS, later)
-            .where(tasks.c.status == Status.SCHEDULED, tasks.c.priority.in_(priorities), tasks.c.held)
+            .where(tasks.c.status == Status.SCHEDULED, of_open, tasks.c.held)
             .order_by(tasks.c.id)
             .limit(limit)
             .with_for_update(skip_locked=True)
@@ -224,7 +229,7 @@ class Moves:
         def work(on: Connection) -> tuple[Moved, Priority]:
             rules, _ = hold_routing(on, [priority])
             row = _locked(on, task_id)
-            if row.status not in WAITING or Priority.FLOW in (row.priority, priority):
+            if row.status not in WAITING or row.priority not in PRIORITIES:
                 raise WrongState(task_id=task_id, status=row.status, verb="reprioritise")
             status = row.status
             values: dict[str, Any] = {"priority": priority, "epoch": tasks.c.epoch + 1, "confirmed_in": 0}
@@ -269,13 +274,12 @@ class Moves:
         return self._database.run(work)
 
     def purge_failed(self, *, limit: int, task_id: int | None = None) -> int:
-        """Delete dead letters of the queues, or one of them, but no child whose parent has not ended. Returns
-        how many; repeat until 0."""
-        failed = (tasks.c.status == Status.FAILED, in_a_queue(), ~families.is_needed())
-        query = select(tasks.c.id).where(*failed).limit(limit)
+        """Delete dead letters of queues and pools, or one of them, but no child whose parent has not ended.
+        Returns how many; repeat until 0."""
+        conditions = [tasks.c.status == Status.FAILED, ~families.is_needed()]
         if task_id is not None:
-            query = query.where(tasks.c.id == task_id)
-        return self._delete(query)
+            conditions.append(tasks.c.id == task_id)
+        return self._delete_but_records(conditions, limit)
 
     def purge_ended(self, *, before: Any, limit: int) -> int:
         """Delete completed and cancelled tasks that ended before `before` (aware), but no child whose parent
@@ -283,18 +287,18 @@ class Moves:
 
         Ids ascend with time, so the primary key bounds the search: no index on the end is needed.
         """
-        query = (
-            select(tasks.c.id)
-            .where(
-                tasks.c.id < first_id_of(before),
-                tasks.c.status.in_((Status.COMPLETED, Status.CANCELLED)),
-                in_a_queue(),
-                tasks.c.ended_at < before,
-                ~families.is_needed(),
-            )
-            .limit(limit)
+        conditions = (
+            tasks.c.id < first_id_of(before),
+            tasks.c.status.in_((Status.COMPLETED, Status.CANCELLED)),
+            tasks.c.ended_at < before,
+            ~families.is_needed(),
         )
-        return self._delete(query)
+        return self._delete_but_records(conditions, limit)
+
+    def _delete_but_records(self, conditions: Sequence[Any], limit: int) -> int:
+        """Two searches, each along a part of the index: records may be millions, and lie between."""
+        query = select(tasks.c.id).where(*conditions).limit(limit)
+        return self._delete(query.where(in_a_queue())) or self._delete(query.where(in_a_pool()))
 
     def purge_keyed(self, prefix: str, *, limit: int) -> int:
         """Delete ended tasks whose idempotency key begins so. Repeat until 0."""

@@ -13,8 +13,10 @@ from sqlalchemy import Select, func, select, union_all
 
 from app.tasks.database import Database
 from app.tasks.errors import TaskNotFound
-from app.tasks.model import PRIORITIES, Event, PlannedRun, Priority, Status, Task
-from app.tasks.schema import AnyRow, database_now, in_a_queue, task_events, tasks
+from app.tasks.keys import PlannedRun
+from app.tasks.model import PRIORITIES, Event, Priority, Status, Task
+from app.tasks.schema import AnyRow, database_now, task_events, tasks
+from app.tasks.store.lanes import in_a_queue
 
 PAGE_ROWS = 50
 PAGE_LIMIT = 500

@@ -6,31 +6,28 @@ task, and neither pollers nor transfers, which know the four queues, ever see on
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Integer, and_, func, insert, or_, select, type_coerce
+from sqlalchemy import ColumnElement, and_, func, insert, or_, select
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from app.tasks.database import Database
 from app.tasks.errors import DatabaseUnavailable
-from app.tasks.model import ACTIVE, FLOW_RANK, NewTask, Priority, Status
-from app.tasks.routing import FLOW_ROUTE
+from app.tasks.model import ACTIVE, FLOW_RANK, NewTask, Status
+from app.tasks.routing import LANE_ROUTES
 from app.tasks.schema import AnyRow, database_now, flow_execution_logs, flows, task_events, tasks
 from app.tasks.store import events
 from app.tasks.store.bulk_insert import BulkInsert
+from app.tasks.store.lanes import RANK, Lanes, is_a_record
 from app.tasks.store.placing import PLACED_COLUMNS, place
 
 KEYS_AT_A_TIME = 5000  # every database takes more parameters than that
 ROWS_AT_A_TIME = 500
 TRIES = 8
-
-_RANK: ColumnElement[int] = type_coerce(tasks.c.priority, Integer)
-_LANES = {Priority.FLOW: FLOW_ROUTE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,40 +49,21 @@ class Records:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._bulk = BulkInsert(database)
-        self._lock = threading.Lock()
-        self._known: dict[str, int] = {}
+        self._lanes = Lanes(database, flows, above=FLOW_RANK)
 
     # --- lanes ----------------------------------------------------------------------------------------
 
     def lanes(self) -> dict[str, int]:
         """The lane of each flow that ever had records."""
-        query = select(flows.c.name, flows.c.lane).order_by(flows.c.name)
-        return self._remember(
-            self._database.read(lambda on: {row.name: row.lane for row in on.execute(query)})
-        )
+        return self._lanes.all()
 
     def lane(self, flow: str) -> int | None:
         """The lane of this flow; None if it never had a record."""
-        with self._lock:
-            found = self._known.get(flow)
-        return found if found is not None else self.lanes().get(flow)
+        return self._lanes.find(flow)
 
     def open_lane(self, flow: str) -> int:
         """The lane of this flow, which is made if there is none."""
-        for _ in range(TRIES):
-            lane = self.lane(flow)
-            if lane is not None:
-                return lane
-            try:
-                self._database.run(lambda on: _open(on, flow))
-            except IntegrityError:
-                continue  # another process has taken the name or the number
-        raise DatabaseUnavailable("others open lanes again and again; try again")
-
-    def _remember(self, lanes: dict[str, int]) -> dict[str, int]:
-        with self._lock:
-            self._known |= lanes
-        return lanes
+        return self._lanes.open(flow)
 
     # --- births ---------------------------------------------------------------------------------------
 
@@ -125,9 +103,9 @@ class Records:
     def counts(self, lane: int | None = None) -> dict[int, dict[Status, int]]:
         """How many records of this lane, or of each, are in each status; one walk along an index."""
         query = (
-            select(_RANK, tasks.c.status, func.count())
+            select(RANK, tasks.c.status, func.count())
             .where(tasks.c.status.in_(list(Status)), _of(lane))
-            .group_by(_RANK, tasks.c.status)
+            .group_by(RANK, tasks.c.status)
         )
         counts: dict[int, dict[Status, int]] = {}
         for lane, status, number in self._database.read(lambda on: on.execute(query).all()):
@@ -171,7 +149,7 @@ class Records:
     def page(self, lane: int, *, after: int, limit: int) -> list[AnyRow]:
         """Records of a lane in the order of their ids: (id, idempotency_key, payload, status, ended_at)."""
         columns = (tasks.c.id, tasks.c.idempotency_key, tasks.c.payload, tasks.c.status, tasks.c.ended_at)
-        query = select(*columns).where(_RANK == lane, tasks.c.id > after).order_by(tasks.c.id).limit(limit)
+        query = select(*columns).where(RANK == lane, tasks.c.id > after).order_by(tasks.c.id).limit(limit)
         return self._database.read(lambda on: list[AnyRow](on.execute(query)))
 
     # --- many at a time ---------------------------------------------------------------------------------
@@ -238,15 +216,9 @@ class Records:
         self._database.write_one(lambda on: on.execute(insert(flow_execution_logs), row))
 
 
-def _open(on: Connection, flow: str) -> None:
-    highest = on.execute(select(func.max(flows.c.lane))).scalar()
-    lane = (highest or FLOW_RANK) + 1
-    on.execute(insert(flows).values(name=flow, lane=lane, created_at=database_now()))
-
-
 def _of(lane: int | None) -> ColumnElement[bool]:
     """Records of this lane, or of all."""
-    return _RANK > FLOW_RANK if lane is None else _RANK == lane
+    return is_a_record() if lane is None else RANK == lane
 
 
 def _resettable(lane: int, max_failures: int) -> tuple[ColumnElement[bool], ...]:
@@ -270,7 +242,7 @@ def _reset(on: Connection, lane: int, max_failures: int, after: int) -> list[Any
     if rows:
         events.record(on, "reset", [row.id for row in rows])
         again = {"error": None, "result": None, "ended_at": None, "started_at": None}
-        place(on, rows, _LANES, **again)
+        place(on, rows, LANE_ROUTES, **again)
     return rows
 
 

@@ -13,6 +13,8 @@ from sqlalchemy.exc import IntegrityError
 from app.tasks.database import Database
 from app.tasks.schema import database_now, locks, memory, workers
 
+POOL_WORD = "pool:"  # before the name of the pool that a worker serves, in place of queues
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerRow:
@@ -28,6 +30,11 @@ class WorkerRow:
     started_at: datetime
     seen_at: datetime
     idle_seconds: float
+
+    @property
+    def pool(self) -> str | None:
+        """The pool that it serves; None: it serves queues."""
+        return self.queues.removeprefix(POOL_WORD) if self.queues.startswith(POOL_WORD) else None
 
 
 class Registry:

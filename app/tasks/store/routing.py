@@ -15,8 +15,8 @@ from sqlalchemy.exc import IntegrityError
 
 from app.tasks.database import Database
 from app.tasks.errors import RoutingTaken
-from app.tasks.model import PRIORITIES, Priority, Track
-from app.tasks.routing import FLOW_ROUTE, Intake, Route, Routing
+from app.tasks.model import LANES, PRIORITIES, Priority, Track
+from app.tasks.routing import LANE_ROUTES, Intake, Route, Routing
 from app.tasks.schema import AnyRow, database_now, routing
 
 _ALL = select(routing)
@@ -107,16 +107,16 @@ def read_routing(connection: Connection) -> Routing:
 
 def hold_routing(connection: Connection, priorities: Iterable[Priority]) -> tuple[Routing, datetime]:
     """The rules under a shared lock that lasts until the transaction ends, and the database's clock. Those of
-    records come along: they never change.
+    lanes come along: they never change.
 
     Every transition into QUEUED or DISPATCHED reads the rules this way, so a flip waits for it.
     """
-    queues = set(priorities) - {Priority.FLOW}
+    queues = set(priorities) - LANES.keys()
     if not queues:
-        return {Priority.FLOW: FLOW_ROUTE}, connection.execute(select(database_now())).scalar_one()
+        return LANE_ROUTES, connection.execute(select(database_now())).scalar_one()
     rows = connection.execute(_held_rows(queues)).all()
     rules = {route.priority: route for route in map(route_of, rows)}
-    return rules | {Priority.FLOW: FLOW_ROUTE}, rows[0].read_at
+    return {**rules, **LANE_ROUTES}, rows[0].read_at
 
 
 def _held_rows(priorities: Iterable[Priority]) -> Select[Any]:

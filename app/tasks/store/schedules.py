@@ -146,9 +146,9 @@ class ScheduleRows:
             return Fired(None, f"user {seen.user_id} has {len(active_keys)} active task(s) already")
         route = rules[new.priority]
         held = route.intake_at(now) is not Intake.OPEN
-        status = Status.SCHEDULED if held else route.waiting_status(new.task_id, new.name)
+        status = Status.SCHEDULED if held else route.first_status(new)
         placement = Placement(status, route.version, held=held, active_key=key)
-        return Fired(Submitted(new.task_id, status, new.priority), placement=placement)
+        return Fired(Submitted(new.task_id, status, new.line), placement=placement)
 
     def _of_this_run(self, on: Connection, new: NewTask) -> Fired | None:
         """The task that this planned time has already: a clock was put back, or the rule there and back."""

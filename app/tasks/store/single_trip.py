@@ -105,7 +105,9 @@ class _OnPostgres:
     def can(self, take: Take | None) -> bool:
         return isinstance(take, TakeTickets) or (isinstance(take, TakeQueued) and take.is_plain)
 
-    def make(self, cursor: Any, completed: Sequence[Completed], take: Take, terms: Terms) -> _Rows:
+    def make(
+        self, cursor: Any, completed: Sequence[Completed], take: TakeTickets | TakeQueued, terms: Terms
+    ) -> _Rows:
         if isinstance(take, TakeTickets):
             ids = array_text([task_id for task_id, _ in take.references])
             pairs = array_text([f"{task_id}-{epoch}" for task_id, epoch in take.references])
@@ -191,7 +193,9 @@ class _OnSQLite:
     def can(self, take: Take | None) -> bool:
         return isinstance(take, TakeTickets) or (isinstance(take, TakeQueued) and take.is_plain)
 
-    def make(self, cursor: Any, completed: Sequence[Completed], take: Take, terms: Terms) -> _Rows:
+    def make(
+        self, cursor: Any, completed: Sequence[Completed], take: TakeTickets | TakeQueued, terms: Terms
+    ) -> _Rows:
         cursor.execute("BEGIN IMMEDIATE")
         count = 0
         for token, group in self._completions.by_token(completed):

@@ -17,9 +17,10 @@ from sqlalchemy.exc import IntegrityError
 
 from app.tasks.database import CommitUnknown, Database
 from app.tasks.model import WAITING, NewTask, Priority, Status
-from app.tasks.schema import AnyRow, database_now, in_a_queue, routing, tasks
+from app.tasks.schema import AnyRow, database_now, routing, tasks
 from app.tasks.store.bulk_insert import BulkInsert, Kind, NewRow
 from app.tasks.store.driver_sql import DriverSql
+from app.tasks.store.lanes import in_a_queue
 from app.tasks.store.routing import hold_routing
 
 _GIVEN = (
@@ -104,7 +105,7 @@ class Submissions:
         """Insert rows whose routing the transaction already holds. Raises `IntegrityError` on a duplicate."""
         groups: dict[Kind, list[NewRow]] = defaultdict(list)
         for new, place in batch:
-            groups[place.status, place.held, new.priority.rank].append((new, place.active_key))
+            groups[place.status, place.held, new.rank].append((new, place.active_key))
         self._bulk.insert(groups, connection, now)
 
     def insert_alike(self, placement: Placement, news: Sequence[NewTask]) -> bool:
@@ -175,7 +176,7 @@ class Submissions:
             "new_id": new.task_id,
             "new_name": new.name,
             "new_status": placement.status.value,
-            "new_priority": new.priority.rank,
+            "new_priority": new.rank,
             "new_payload": new.payload,
             "new_user_id": new.user_id,
             "new_active_key": placement.active_key,
@@ -184,6 +185,7 @@ class Submissions:
             "new_timeout_seconds": new.timeout_seconds,
             "new_run_at": run_at,
             "new_held": placement.held,
+            "ruled_by": new.priority.rank,
             "version": placement.routing_version,
         }
 
@@ -206,7 +208,7 @@ def _guarded_insert(kind: str) -> Any:
     source = (
         select(*given, database_now().label("created_at"), since)
         .where(
-            routing.c.priority == bindparam("new_priority", type_=tasks.c.priority.type),
+            routing.c.priority == bindparam("ruled_by", type_=tasks.c.priority.type),
             routing.c.version == bindparam("version"),
         )
         .with_for_update(read=True)

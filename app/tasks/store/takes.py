@@ -31,7 +31,15 @@ class TakeQueued:
         return not self.one_by_one and self.waiting_for_seconds == 0
 
 
-Take = TakeTickets | TakeQueued
+@dataclass(frozen=True, slots=True)
+class TakeOfPool:
+    """Claim up to `limit` rows that wait in the lane of a pool: one, if the pool has a limit with a place."""
+
+    limit: int
+    lane: int
+
+
+Take = TakeTickets | TakeQueued | TakeOfPool
 
 
 @dataclass(frozen=True, slots=True)

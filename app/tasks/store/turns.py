@@ -14,7 +14,7 @@ from app.tasks.sources import is_imported
 from app.tasks.store.claims import Claims, TicketClaims
 from app.tasks.store.settling import OddRows, Settled, Settlements
 from app.tasks.store.single_trip import SingleTrip
-from app.tasks.store.takes import Take, TakeQueued, TakeTickets, Terms
+from app.tasks.store.takes import Take, TakeOfPool, TakeQueued, TakeTickets, Terms
 from app.tasks.store.write_backs import TAKEN
 
 
@@ -90,7 +90,7 @@ class Turns:
             settled = Settled({outcome.claim.task_id: Status.COMPLETED for outcome in outcomes})
         else:
             settled = self._settled(outcomes, ended=(Status.COMPLETED,))
-        if isinstance(take, TakeQueued) or len(answer.won) == len(take.references):
+        if not isinstance(take, TakeTickets) or len(answer.won) == len(take.references):
             return Turned(settled, TicketClaims(answer.won))
         return Turned(settled, self._judged(take.references, answer.won))
 
@@ -119,6 +119,8 @@ class Turns:
                 return TicketClaims()
             case TakeTickets(references):
                 return self._claims.tickets_on(on, terms, references)
+            case TakeOfPool(limit, lane):
+                return TicketClaims(won=self._claims.of_pool_on(on, terms, lane, limit))
             case TakeQueued(limit, priorities, waiting, one_by_one=True):
                 won: list[Claim] = []
                 for priority in priorities:
@@ -131,7 +133,7 @@ class Turns:
     def _read_back(self, outcomes: Sequence[Outcome], terms: Terms, take: Take | None) -> Turned:
         """COMMIT's answer was lost: ask the rows. Tickets that were not claimed are simply lost; the
         sweeper pushes them again."""
-        track = Track.DATABASE if isinstance(take, TakeQueued) else Track.REDIS
+        track = Track.REDIS if isinstance(take, TakeTickets) else Track.DATABASE
         claims: list[Claim] = self._claims.of_token(terms.token, track)
         return Turned(self._settled(outcomes), TicketClaims(won=claims))
 
