@@ -63,17 +63,26 @@ class Keeper:
             except TaskError as error:
                 log.warning("keeper.waits", reason=str(error))
 
+    @property
+    def owes_burials(self) -> bool:
+        """True while a worker of our pool is gone and what it held is not on its way: children of its own may
+        hold its proof of life for a moment longer."""
+        return any(page.supervisor == self._supervisor and _is_gone(page) for page in self._all_pages())
+
     def _workers(self) -> Iterator[Page]:
         """The pages of our pool's living workers."""
+        for page in self._all_pages():
+            if page.supervisor == self._supervisor and page.cause is None:
+                yield page
+
+    def _all_pages(self) -> list[Page]:
         paths = life_files(self._folder)
         for path in [path for path in self._pages if path not in paths]:
             self._pages.pop(path).close()
         for path in paths:
             if path not in self._pages and (page := Page.of_file(path)) is not None:
                 self._pages[path] = page
-        for page in self._pages.values():
-            if page.supervisor == self._supervisor and page.cause is None:
-                yield page
+        return list(self._pages.values())
 
     # --- leases ---------------------------------------------------------------------------------------
 
@@ -135,6 +144,10 @@ class Keeper:
 
 def _still_held(held: Holding) -> tuple[int, ...]:
     return held.task_ids[: max(held.started, held.limit)]
+
+
+def _is_gone(page: Page) -> bool:
+    return "".join(kernel_stat(page.pid)[:1]) in ("Z", "X", "")
 
 
 def _may_be_renewed(page: Page, now: float, lease: float) -> bool:

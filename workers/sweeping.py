@@ -21,6 +21,7 @@ from workers.waiting import Waiting
 
 NUDGED_SECONDS = 0.05
 GATHER_SECONDS = 0.1
+LAST_BURIALS_SECONDS = 5.0  # below what the pool's parent gives us
 NUDGE = signal.SIGUSR1  # from the pool's parent: a worker has died
 
 log = structlog.get_logger(__name__)
@@ -56,11 +57,18 @@ class SweeperProcess:
             nudged = bool(select.select([ear], [], [], seconds)[0])
             if nudged:
                 os.read(ear, 4096)
-        self._keeper.step()
+        self._bury_last()
         self._sweeper.stop()
         thread.join()
         self._system.close()
         return 0 if self._stopping else 1
+
+    def _bury_last(self) -> None:
+        deadline = time.monotonic() + LAST_BURIALS_SECONDS
+        self._keeper.step()
+        while self._keeper.owes_burials and time.monotonic() < deadline:
+            time.sleep(NUDGED_SECONDS)
+            self._keeper.step()
 
     def _stop(self, *_: object) -> None:
         self._stopping = True

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 from app.distributed.fan_out import fan_out, gather
@@ -14,6 +15,7 @@ from app.tasks.handlers import TaskContext, task
 
 CHILDREN = 12
 FAILS_ONCE, HANGS_ONCE = "child 4", "child 6"
+NAMES = [f"child {number}" for number in range(CHILDREN)]
 
 
 def _tell(payload: dict[str, Any], context: TaskContext, what: str) -> None:
@@ -25,8 +27,7 @@ def _tell(payload: dict[str, Any], context: TaskContext, what: str) -> None:
 def parent(payload: dict[str, Any], context: TaskContext) -> dict[str, Any]:
     """Children with a tag, then a last one."""
     _tell(payload, context, "parent")
-    names = [f"child {number}" for number in range(CHILDREN)]
-    payloads = {name: payload | {"name": name} for name in names}
+    payloads = {name: payload | {"name": name} for name in NAMES}
     found = gather(fan_out(context, "tables", "relatives.child", payloads, tag="database", max_retries=2))
     last = gather(fan_out(context, "cleanup", "relatives.child", {"last": payload | {"name": "last"}}))
     return {"tables": sorted(found.values()), "last": last["last"]}
@@ -43,6 +44,31 @@ def child(payload: dict[str, Any], context: TaskContext) -> str:
     if payload["name"] == FAILS_ONCE and not context.failures:
         raise ValueError("not the first time")
     return str(payload["name"])
+
+
+@task("relatives.flow", retry_base_seconds=0.2)
+def flow(payload: dict[str, Any], context: TaskContext) -> dict[str, Any]:
+    """Children in one pool, a last one in another. Its first run that has the children hangs, until it is
+    killed."""
+    _tell(payload, context, "parent")
+    payloads = {name: payload | {"name": name} for name in NAMES}
+    tables = gather(fan_out(context, "tables", "relatives.child", payloads, pool="etl", max_retries=2))
+    if not context.failures:
+        _tell(payload, context, "hangs")
+        time.sleep(600)
+    last = {"last": payload | {"name": "last"}}
+    cleanup = gather(fan_out(context, "cleanup", "relatives.child", last, pool="cleanup"))
+    return {"tables": sorted(tables.values()), "last": cleanup["last"]}
+
+
+@task("relatives.table", retry_base_seconds=0.2)
+def table(payload: dict[str, Any], context: TaskContext) -> str:
+    """Runs until the file `gate` is there."""
+    _tell(payload, context, "begin")
+    while not os.path.exists(payload["gate"]):
+        time.sleep(0.02)
+    _tell(payload, context, "end")
+    return "copied"
 
 
 @task("relatives.host")
@@ -66,3 +92,10 @@ def guest(payload: dict[str, Any], context: TaskContext) -> str:
 def _present(path: str) -> set[str]:
     with open(path, encoding="utf-8") as ledger:
         return {line.split()[-1] for line in ledger}
+
+
+def told(ledger: Path) -> list[tuple[int, str, str]]:
+    """(pid, what, name) of each line, for the tests."""
+    lines = ledger.read_text().splitlines() if ledger.exists() else []
+    parts = [line.split(" ", 4) for line in lines]
+    return [(int(pid), what, name) for _, _, pid, what, name in parts]

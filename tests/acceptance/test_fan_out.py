@@ -11,20 +11,11 @@ import pytest
 from app.tasks.model import Status
 from app.tasks.submission import TaskRequest
 from tests.acceptance.conftest import StackMaker
-from tests.acceptance.relatives import CHILDREN, FAILS_ONCE, HANGS_ONCE
-from tests.acceptance.stack import Stack
+from tests.acceptance.relatives import CHILDREN, FAILS_ONCE, HANGS_ONCE, NAMES, told
 from tests.waiting import wait_until
 
 LIMIT = 2
 MODULES = "app.handlers,tests.acceptance.relatives"
-NAMES = [f"child {number}" for number in range(CHILDREN)]
-
-
-def told(stack: Stack) -> list[tuple[int, str, str]]:
-    """(pid, what, name) of each line of the ledger."""
-    lines = stack.ledger_file.read_text().splitlines() if stack.ledger_file.exists() else []
-    parts = [line.split(" ", 4) for line in lines]
-    return [(int(pid), what, name) for _, _, pid, what, name in parts]
 
 
 @pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
@@ -40,9 +31,11 @@ def test_003_02_and_003_17_a_fan_out_heals_from_a_failure_and_a_killed_worker_wi
     parent = stack.system.queue.submit(request).task_id
 
     def hanging() -> list[int]:
-        return [pid for pid, what, name in told(stack) if (what, name) == ("begin", HANGS_ONCE)]
+        return [pid for pid, what, name in told(stack.ledger_file) if (what, name) == ("begin", HANGS_ONCE)]
 
-    (culprit, *_) = wait_until(hanging, deadline_seconds=60, what=lambda: f"the kill: {told(stack)}")
+    (culprit, *_) = wait_until(
+        hanging, deadline_seconds=60, what=lambda: f"the kill: {told(stack.ledger_file)}"
+    )
     os.kill(culprit, signal.SIGKILL)
     stack.wait_until_ended(1 + CHILDREN + 1, deadline_seconds=60)
 
@@ -50,15 +43,15 @@ def test_003_02_and_003_17_a_fan_out_heals_from_a_failure_and_a_killed_worker_wi
     assert (after.status, after.failures) == (Status.COMPLETED, 0)
     assert after.result == {"tables": sorted(NAMES), "last": "last"}
     assert stack.counts() == {"COMPLETED": 1 + CHILDREN + 1}
-    begun = Counter(name for _, what, name in told(stack) if what == "begin")
+    begun = Counter(name for _, what, name in told(stack.ledger_file) if what == "begin")
     assert begun == dict.fromkeys([*NAMES, "last"], 1) | {FAILS_ONCE: 2, HANGS_ONCE: 2}
     running: set[str] = set()
-    for _, what, name in told(stack):
+    for _, what, name in told(stack.ledger_file):
         if what == "begin":
             running.add(name)  # the killed one runs on, by this account, until it has run again
         elif what == "end":
             running.discard(name)
-        assert len(running) <= LIMIT, told(stack)
-    ends = [name for _, what, name in told(stack) if what == "end"]
+        assert len(running) <= LIMIT, told(stack.ledger_file)
+    ends = [name for _, what, name in told(stack.ledger_file) if what == "end"]
     assert ends[-1] == "last", "the cleanup ran before all tables had ended"
-    assert len({pid for pid, what, _ in told(stack) if what == "begin"}) > 1
+    assert len({pid for pid, what, _ in told(stack.ledger_file) if what == "begin"}) > 1
