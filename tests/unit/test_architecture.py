@@ -42,6 +42,8 @@ SQL_ROOMS = (
     *("app.tasks.store", "app.tasks.queue", "app.tasks.runner", "app.tasks.live_task", "app.tasks.handlers"),
     *("app.tasks.after_commit", "app.transfer", "app.distributed", "app.monitoring", "config_values"),
     *("benchmarks.transfer", "benchmarks.floor", "benchmarks.records"),
+    # as programs of other people have theirs
+    *("flows.examples.database_etl", "flows.examples.distributed_survey_processing"),
 )
 REDIS_ROOMS = (
     *("app.tasks.tickets", "app.embedded_redis", "app.embedded_redis_launch"),
