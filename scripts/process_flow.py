@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from app.distributed import DatabaseManager, DistributedProcessor
-from app.distributed.flow_runs import FlowRunner, Tally, logic_of
+from app.distributed.flow_runs import FlowRunner, Tally, logic_for, logic_of
 from app.logs import configure_logging
 from app.tasks.errors import DatabaseUnavailable, TaskError
 from config import Config, ConfigError
@@ -66,9 +66,8 @@ def main(
     configure_logging("error")
     try:
         importlib.import_module(module)
-        config = Config()
-        logic_of(flow)
-        with DistributedProcessor(DatabaseManager(config)) as processor:
+        with DistributedProcessor(DatabaseManager(Config())) as processor:
+            logic_for(processor, flow)
             if bound_to is not None:
                 _process(processor, flow, batch_size, follow=follow, parent=bound_to)
                 return

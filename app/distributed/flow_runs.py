@@ -91,6 +91,23 @@ def logic_of(flow: str) -> BusinessLogic:
         ) from None
 
 
+_told: set[tuple[str, str]] = set()
+
+
+def logic_for(processor: DistributedProcessor, flow: str) -> BusinessLogic:
+    """As `logic_of`. A process without it says so in the log of runs, once, for whoever wonders why records
+    wait."""
+    try:
+        return logic_of(flow)
+    except UnknownFlow as error:
+        instance = processor.instance_id
+        if (instance, flow) not in _told:
+            _told.add((instance, flow))
+            now = datetime.now(UTC)
+            _keep(processor, FlowRun(flow, instance, "distributed", 0, 0, 0, str(error), now, now))
+        raise
+
+
 def registered_flows() -> Sequence[str]:
     """The flows that this process has business logic for."""
     return sorted(_LOGIC)
@@ -180,7 +197,7 @@ def distributed_processing_flow(
     if size < 1:
         raise ValueError(f"batch_size must be at least 1, not {size}")
     try:
-        logic = business_logic_func or logic_of(flow)
+        logic = business_logic_func or logic_for(own, flow)
     except UnknownFlow as error:
         return Tally().summary(flow, size, own.instance_id) | {"message": str(error)}
     tally = Tally()
@@ -281,6 +298,10 @@ def log_run(processor: DistributedProcessor, flow: str, mode: str, tally: Tally,
         started_at=started,
         ended_at=datetime.now(UTC),
     )
+    _keep(processor, run)
+
+
+def _keep(processor: DistributedProcessor, run: FlowRun) -> None:
     with suppress(DatabaseUnavailable):  # the records' ends are what counts
         processor.system.store.records.log_run(run)
 

@@ -1,7 +1,7 @@
 """What operators are told, and do by rule: figures, grades, reports and upkeep of records.
 
-`record_figures` holds the statements, `thresholds` the grades; `record_states`, `reports`, `upkeep`,
-`capacity`, `databases` and `changeover` have what is made of them. Every function takes a
+`record_figures` holds the statements, `thresholds` the grades; `record_states`, `diagnosis`, `reports`,
+`upkeep`, `capacity`, `databases` and `changeover` have what is made of them. Every function takes a
 `processor`; without one, this process's own.
 """
 
@@ -14,7 +14,7 @@ from app.monitoring.changeover import verify_migration_integrity as verify_migra
 from app.monitoring.databases import connection_pool_monitoring as connection_pool_monitoring
 from app.monitoring.databases import database_health_check as database_health_check
 from app.monitoring.databases import index_usage as index_usage
-from app.monitoring.record_states import (
+from app.monitoring.diagnosis import (
     distributed_processing_diagnostics as distributed_processing_diagnostics,
 )
 from app.monitoring.record_states import distributed_queue_monitoring as distributed_queue_monitoring

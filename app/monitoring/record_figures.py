@@ -126,6 +126,15 @@ class Runs:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class LastRun:
+    """What the last run of a flow said. None claimed, with an error: it could claim none."""
+
+    instance: str
+    claimed: int
+    error: str | None
+
+
 class RecordFigures:
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -220,9 +229,21 @@ class RecordFigures:
             func.count(),
             func.coalesce(func.sum(latest.c.records_completed + latest.c.records_failed), 0),
             func.coalesce(func.sum(_seconds(latest.c.started_at, latest.c.ended_at)), 0.0),
-        ).where(latest.c.ended_at >= database_now(-hours * 3600), latest.c.mode == "distributed")
+        ).where(
+            latest.c.ended_at >= database_now(-hours * 3600),
+            latest.c.mode == "distributed",
+            latest.c.records_claimed > 0,
+        )
         (row,) = self._rows(query)
         return Runs(row[0], row[1], int(row[2]), float(row[3]))
+
+    def last_runs(self, names: Sequence[str]) -> dict[str, LastRun]:
+        """The last line of the log of runs of each of these flows."""
+        log = flow_execution_logs
+        last = select(func.max(log.c.id)).where(log.c.flow_name.in_(names)).group_by(log.c.flow_name)
+        query = select(log.c.flow_name, log.c.flow_instance_id, log.c.records_claimed, log.c.error_message)
+        rows = self._rows(query.where(log.c.id.in_(last.scalar_subquery()))) if names else []
+        return {row[0]: LastRun(row[1], row[2], row[3]) for row in rows}
 
     def _rows(self, query: Any) -> list[AnyRow]:
         return self._database.read(lambda on: list[AnyRow](on.execute(query)))

@@ -1,8 +1,8 @@
-"""The state of records now: a snapshot with its grade, and a diagnosis that names what is wrong."""
+"""The state of records now: a snapshot, and its grade."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,15 +10,13 @@ from app.distributed.flow_runs import own_processor
 from app.distributed.processor import DistributedProcessor
 from app.monitoring.capacity import LONG_SECONDS, more_workers_wanted
 from app.monitoring.databases import connection_pool_monitoring, database_health_check
-from app.monitoring.record_figures import Ended, Held, RecordFigures, Waiting, named
-from app.monitoring.reports import owner_rows, tally, top_errors
+from app.monitoring.record_figures import Ended, Held, RecordFigures, Waiting
+from app.monitoring.reports import tally
 from app.monitoring.thresholds import Judgement, alerts, grade, judged, score
 from app.monitoring.upkeep import orphan_hours
 from app.tasks.errors import DatabaseUnavailable, TaskError
 
 SUCCESS_HOURS = 24.0
-SLOW_SECONDS = 1800.0
-SHOWN = 10
 
 ADVICE = {
     "success_rate": "Look at the most frequent errors: python scripts/records.py report errors",
@@ -40,6 +38,16 @@ class Snapshot:
     held: Sequence[Held]
     ended: Sequence[Ended]
     heads: Sequence[Waiting]
+
+    @property
+    def overall(self) -> dict[str, int]:
+        """The counts over all flows."""
+        return {name: number for name, number in self.status.items() if name != "by_flow"}
+
+    @property
+    def busy(self) -> set[int]:
+        """Lanes that somebody works on: holds records of, or ended some of in the last hour."""
+        return {held.lane for held in self.held} | {one.lane for one in self.ended if one.lately}
 
     @property
     def orphans(self) -> int:
@@ -100,7 +108,7 @@ def distributed_queue_monitoring(
         advice.append("More than 500 records have waited for 30 minutes: start more processes.")
     said = {
         "queue_health_assessment": {"queue_health": grade(metrics), "health_score": score(metrics)},
-        "overall_queue_status": _overall(taken.status),
+        "overall_queue_status": taken.overall,
         "metrics": [one.as_json() for one in metrics],
         "operational_alerts": alerts(metrics),
         "recommendations": advice,
@@ -122,10 +130,6 @@ def _judgements(own: DistributedProcessor, taken: Snapshot, health: dict[str, An
         "oldest_waiting": None if oldest is None else round(oldest),
     }
     return [judged(config, name, value) for name, value in values.items()]
-
-
-def _overall(status: dict[str, Any]) -> dict[str, int]:
-    return {name: number for name, number in status.items() if name != "by_flow"}
 
 
 def _details(taken: Snapshot, health: dict[str, Any]) -> dict[str, Any]:
@@ -152,86 +156,3 @@ def _nothing_known(health: dict[str, Any], reason: str) -> dict[str, Any]:
         "recommendations": [] if health["connection"] else [advice],
         "detailed_metrics": {"database": health},
     }
-
-
-# --- diagnosis ----------------------------------------------------------------------------------------------
-
-
-def distributed_processing_diagnostics(
-    include_orphaned_analysis: bool = True,
-    include_performance_analysis: bool = True,
-    *,
-    orphaned_timeout_hours: float | None = None,
-    processor: DistributedProcessor | None = None,
-) -> dict[str, Any]:
-    """What is wrong with records: `issues_found`, a sentence each (none: nothing was found), and what they
-    rest on: `queue_status`, `failed_records_analysis`, and if wanted `orphaned_records_analysis`
-    (`total_orphaned_records`, `by_owner`) and `performance_analysis` (`slow_records`: a living owner has them
-    for more than 30 minutes; `last_24_hours`). Raises `DatabaseUnavailable`."""
-    own = processor or own_processor()
-    hours = orphan_hours(own, orphaned_timeout_hours)
-    taken = snapshot(own, orphaned_after_seconds=hours * 3600)
-    figures = RecordFigures(own.system.store.database)
-    errors = top_errors(figures, taken.lanes, hours=SUCCESS_HOURS)
-    issues = [*_waiting_issues(taken), *_failed_issues(taken, errors)]
-    failed = taken.status["failed_records"]
-    said: dict[str, Any] = {
-        "issues_found": issues,
-        "queue_status": _overall(taken.status),
-        "failed_records_analysis": {"total_failed_records": failed, "top_errors": errors},
-    }
-    if include_orphaned_analysis:
-        overdue = [row for row in owner_rows(taken.held, taken.lanes) if row["overdue_records"]]
-        issues += _orphan_issues(taken, hours)
-        said["orphaned_records_analysis"] = {"total_orphaned_records": taken.orphans, "by_owner": overdue}
-    if include_performance_analysis:
-        slow = _slow(figures, taken.lanes)
-        issues += _slow_issues(slow)
-        recent = tally(taken.ended).figures(SUCCESS_HOURS)
-        said["performance_analysis"] = {"slow_records": slow, "last_24_hours": recent}
-    return said
-
-
-def _slow(figures: RecordFigures, lanes: Mapping[str, int]) -> list[dict[str, Any]]:
-    return [
-        {"id": task_id, "flow_name": named(lanes, lane), "minutes": round(seconds / 60, 1)}
-        for task_id, lane, seconds in figures.overlong(seconds=SLOW_SECONDS, limit=SHOWN)
-    ]
-
-
-def _waiting_issues(taken: Snapshot) -> list[str]:
-    """Flows whose records wait while nobody takes any."""
-    busy = {held.lane for held in taken.held} | {one.lane for one in taken.ended if one.lately}
-    return [
-        f"{named(taken.lanes, head.lane)}: records wait, the oldest for"
-        f" {head.oldest_seconds / 60:.0f} minutes, and no process claims any:"
-        " is one running that has the flow's business logic?"
-        for head in taken.heads
-        if head.lane not in busy and head.oldest_seconds > 60
-    ]
-
-
-def _failed_issues(taken: Snapshot, errors: Sequence[dict[str, Any]]) -> list[str]:
-    said = []
-    for flow, figures in taken.status["by_flow"].items():
-        if figures["failed_records"]:
-            worst = next((e for e in errors if e["flow_name"] == flow), None)
-            because = f"; most often: {worst['error_message'][:120]}" if worst else ""
-            said.append(f"{flow}: {figures['failed_records']} records failed{because}")
-    return said
-
-
-def _orphan_issues(taken: Snapshot, hours: float) -> list[str]:
-    return [
-        f"{named(taken.lanes, held.lane)}: {held.orphans} records are orphaned:"
-        f" {held.holder or 'nobody'} claimed them more than {hours:g} hours ago, and its leases are over"
-        for held in taken.held
-        if held.orphans
-    ]
-
-
-def _slow_issues(rows: Sequence[dict[str, Any]]) -> list[str]:
-    return [
-        f"{row['flow_name']}: record {row['id']} has been in processing for {row['minutes']} minutes"
-        for row in rows
-    ]

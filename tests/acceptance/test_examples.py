@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.timeout(300)  # the first test waits for all examples
 NAMES = (
     "file_processing",
     "database_etl",
@@ -87,7 +88,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Example]:
     # -P: from the folder of a fresh clone, and nothing else is on the path
     command = [sys.executable, "-P", "-c", RUN_EACH, str(folder), *NAMES]
     done = subprocess.run(
-        command, cwd=ROOT, env=surroundings, capture_output=True, text=True, timeout=100, check=True
+        command, cwd=ROOT, env=surroundings, capture_output=True, text=True, timeout=280, check=True
     )
     codes = dict(line.split() for line in done.stdout.splitlines())
     return {

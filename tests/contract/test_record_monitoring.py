@@ -204,16 +204,6 @@ def test_002_02_the_diagnosis_names_what_is_wrong(processor: DistributedProcesso
     assert "orphaned_records_analysis" not in only
 
 
-def test_000_20_a_flow_that_nobody_claims_from_is_named(
-    sqlite_processor: DistributedProcessor, sqlite_rows: Rows
-) -> None:
-    put_records(sqlite_rows, "QUEUED", 2, waiting_since=sqlite_rows.at(-580))
-    put_records(sqlite_rows, "QUEUED", 2, flow="invoices", waiting_since=sqlite_rows.at(-580))
-    put_claimed(sqlite_rows, 1, flow="invoices", ago=10)
-    (issue,) = monitoring.distributed_processing_diagnostics(processor=sqlite_processor)["issues_found"]
-    assert issue.startswith("survey: records wait, the oldest for 10 minutes, and no process claims any")
-
-
 def test_002_11_owners_whose_leases_are_over_are_suspicious(
     processor: DistributedProcessor, rows: Rows
 ) -> None:
