@@ -20,7 +20,7 @@ class Walk:
         self.aim = aim
         self.stretch = stretch
         self.cursor: Any = None
-        self.over = False
+        self.over = most < 1
         self._left = most
         self._turns = itertools.count()
         self._turn = 0

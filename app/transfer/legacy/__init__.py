@@ -2,6 +2,7 @@
 
 mapping      the file, read strictly
 table        what the mapping means for the table as it is: columns, statements, the word `moved`
+finding      the keys of rows that wait, far ahead, in the order of their making
 verdicts     the reason classes of rows that cannot become tasks, and who has such a row then
 judging      from a picked row to a new task, or to a reason
 importing    what the mover moves: pick, judge, mark and insert in one transaction

@@ -24,19 +24,13 @@ from app.tasks.store.imports import Imported
 from app.tasks.store.transfers import Aim
 from app.transfer.cargo import Batch, Held, Picked
 from app.transfer.errors import Incomplete, NotPossible
+from app.transfer.legacy.finding import Finder, Stretch
 from app.transfer.legacy.judging import Judge, Judged
 from app.transfer.legacy.mapping import mapping_of
 from app.transfer.legacy.table import LegacyTable
 from app.transfer.legacy.verdicts import Flaw, verdict
 
 MOST_NEW = 10_000  # rows that may have come between two counts: their keys are kept for a moment
-
-
-class Stretch(NamedTuple):
-    """Rows that one index gives in order: queued or with no status, with a time of making or without."""
-
-    queued: bool
-    timed: bool
 
 
 class Row(NamedTuple):
@@ -73,6 +67,7 @@ class LegacyRows:
         self._store: Store = queue.store
         self._table = table
         self._transfer_id = transfer_id
+        self._finder = Finder(table)
         self._ids = IdSource()
         self._left: dict[Priority, frozenset[Any] | None] = {}  # as of the last count
         self._limit = queue.settings.active_tasks_per_user
@@ -120,63 +115,32 @@ class LegacyRows:
         return where, (words.queued, *values)
 
     def pick(self, on: Connection, aim: Aim, stretch: Stretch, after: Any, limit: int) -> Picked | None:
-        found = self._find(on, aim.route.priority, stretch, after, limit)
+        found = self._finder.next(on, aim.route.priority, stretch, after, limit)
         if not found:
             return None
         place = {row[0]: number for number, row in enumerate(found)}
-        locked = self._lock(on, stretch, [row[0] for row in found])
+        locked = self._lock(on, aim.route.priority, stretch, [row[0] for row in found])
         locked.sort(key=lambda values: place[values["key"]])
         ids = self._ids.take(len(locked)) if locked else []
         rows = [Row(task_id, stretch.queued, values) for task_id, values in zip(ids, locked, strict=True)]
-        return Picked(rows, tuple(found[-1]))
+        return Picked(rows, found[-1])
 
-    def _find(
-        self, on: Connection, priority: Priority, stretch: Stretch, after: Any, limit: int
-    ) -> Sequence[Any]:
-        """The next rows, not locked: (key,) or (key, time)."""
-        table, mark = self._table, self._table.mark
+    def _lock(
+        self, on: Connection, priority: Priority, stretch: Stretch, keys: Sequence[Any]
+    ) -> list[dict[str, Any]]:
+        """Those that nobody else has and that still are what they were found as, with all that is read."""
+        table = self._table
+        state, given = table.of_state(queued=stretch.queued)
         of_priority, values = table.of_priority(priority)
-        state, given = self._state(stretch)
-        where, order, columns = [state, of_priority], table.key, table.key
-        given += values
-        if table.created and not stretch.timed:
-            where.append(f"{table.created} IS NULL")
-        if stretch.timed:
-            columns, order = f"{table.key}, {table.created}", f"{table.created}, {table.key}"
-            if after is None:
-                where.append(f"{table.created} IS NOT NULL")
-            else:
-                where.append(f"{table.created} >= {mark}")  # said by itself, it lets an index begin here
-                where.append(f"({table.created} > {mark} OR {table.key} > {mark})")
-                given += [after[1], after[1], after[0]]
-        elif after is not None:
-            where.append(f"{table.key} > {mark}")
-            given.append(after[0])
-        query = (
-            f"SELECT {columns} FROM {table.table} legacy WHERE {' AND '.join(where)}"  # noqa: S608
-            f" ORDER BY {order} LIMIT {int(limit)}"
-        )
-        return on.exec_driver_sql(query, tuple(given)).cursor.fetchall()
-
-    def _state(self, stretch: Stretch) -> tuple[str, list[Any]]:
-        table = self._table
-        if stretch.queued:
-            return f"{table.status} = {table.mark}", [table.mapping.status.queued]
-        return f"{table.status} IS NULL", []
-
-    def _lock(self, on: Connection, stretch: Stretch, keys: Sequence[Any]) -> list[dict[str, Any]]:
-        """Those rows that nobody else has, with all that is read of them."""
-        table = self._table
-        state, given = self._state(stretch)
         lock = {"sqlite": "", "mysql": " FOR UPDATE SKIP LOCKED"}.get(
             table.kind, " FOR UPDATE OF legacy SKIP LOCKED"
         )
         columns = ", ".join(column.sql for column in table.read)
         query = (
             f"SELECT {columns} FROM {table.table} legacy"  # noqa: S608 - checked names
-            f" WHERE {table.key} IN ({{keys}}) AND {state}{lock}"
+            f" WHERE {table.key} IN ({{keys}}) AND {state} AND {of_priority}{lock}"
         )
-        _, rows = table.run_by_keys(on, query, keys, after=given)
+        _, rows = table.run_by_keys(on, query, keys, after=[*given, *values])
         return [dict(zip(self._names, row, strict=True)) for row in rows]
 
     # --- marking --------------------------------------------------------------------------------------

@@ -101,6 +101,12 @@ class LegacyTable:
 
     # --- conditions -----------------------------------------------------------------------------------
 
+    def of_state(self, *, queued: bool) -> tuple[str, list[str]]:
+        """The rows that wait, or those that have no status: a condition with its values."""
+        if queued:
+            return f"{self.status} = {self.mark}", [self.mapping.status.queued]
+        return f"{self.status} IS NULL", []
+
     def of_priority(self, priority: Priority) -> tuple[str, list[str]]:
         """The rows that count as of this priority: a condition with its values."""
         sql = self._optional(self.mapping.priority)
