@@ -17,9 +17,11 @@ from app import monitoring
 from app.distributed.databases import DatabaseManager
 from app.distributed.processor import DistributedProcessor
 from app.logs import configure_logging
+from app.monitoring import rounds
 from app.monitoring.reports import owners, processing_performance_monitoring
 from app.monitoring.upkeep import COMPLETED_DAYS, FAILED_DAYS, FAILED_RETRIES
 from app.tasks.errors import TaskError
+from app.tasks.model import Schedule
 from config import Config, ConfigError
 
 GOOD, PROBLEM, CANNOT_RUN = 0, 1, 2
@@ -173,6 +175,52 @@ def capacity(as_json: bool) -> None:
         found = monitoring.calculate_capacity_utilization(processor=processor)
     say(found, "\n".join(_pairs(found)), as_json)
     sys.exit(PROBLEM if found["scale_up"] else GOOD)
+
+
+@main.group(invoke_without_command=True)
+@as_json
+@click.pass_context
+def schedules(context: click.Context, as_json: bool) -> None:
+    """The rounds that are made by the clock, with their next runs; `install` puts them in place."""
+    if context.invoked_subcommand is not None:
+        return
+    with opened() as processor:
+        found = [_schedule_row(one) for one in rounds.installed(processor.system)]
+    say(found, _table(found) or "None is in place: python scripts/records.py schedules install", as_json)
+
+
+@schedules.command()
+@click.option("--time-zone", default="UTC", show_default=True, help="Whose clock: Europe/Berlin")
+def install(time_zone: str) -> None:
+    """Put the schedules in place that are missing; those that are there stay as they are."""
+    with opened() as processor:
+        system = processor.system
+        if not rounds.is_known(system):
+            modules = ",".join([*system.config.TASK_MODULES, rounds.__name__])
+            raise ValueError(f"Set TASK_MODULES={modules} here and for the workers.")
+        system.prepare_tables()
+        new = rounds.install(system, time_zone=time_zone)
+    click.echo(f"{len(new)} schedules are new{': ' if new else '.'}{', '.join(new)}")
+
+
+@schedules.command()
+def remove() -> None:
+    """Remove them; what they have started goes on."""
+    with opened() as processor:
+        names = [schedule.name for schedule in rounds.installed(processor.system)]
+        for name in names:
+            processor.system.queue.schedules.remove(name)
+    click.echo(f"{len(names)} schedules were removed.")
+
+
+def _schedule_row(schedule: Schedule) -> dict[str, Any]:
+    times = {"next_run_at": schedule.next_run_at, "last_run_at": schedule.last_run_at}
+    return {
+        "name": schedule.name,
+        **{name: None if at is None else at.isoformat(timespec="seconds") for name, at in times.items()},
+        "rule": f"{schedule.recurrence.cron} {schedule.recurrence.time_zone}",
+        "state": schedule.state.value,
+    }
 
 
 def _pairs(values: Mapping[str, Any]) -> list[str]:
