@@ -13,13 +13,25 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Boolean, ColumnElement, Table, func, insert, select, text, true
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    Insert,
+    SmallInteger,
+    Table,
+    bindparam,
+    func,
+    insert,
+    select,
+    text,
+    true,
+)
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from app.tasks.database import Database
 from app.tasks.migrate import applied_revision
-from app.tasks.schema import UtcDateTime, metadata
+from app.tasks.schema import PriorityRank, UtcDateTime, metadata
 from app.transfer.archive import Archive, ArchiveRefused, ArchiveWriter
 from app.transfer.digests import time_text
 from app.transfer.dumps import dump
@@ -28,7 +40,10 @@ from app.transfer.snapshots import snapshot
 
 KIND = "twintrack-backup"
 LEFT_OUT = frozenset({"locks", "workers"})
-PRECIOUS = frozenset({"tasks", "task_events", "schedules", "transfers"})  # never emptied unasked
+# Never emptied unasked: work, what is known of it, and what an operator has set.
+PRECIOUS = frozenset({"tasks", "task_events", "schedules", "transfers", "procedures"}) | frozenset(
+    {"flow_execution_logs", "variables", "tag_limits"}
+)
 ROWS_AT_ONCE = 1_000  # of the largest payloads: a quarter of a gigabyte
 INSERT_ROWS = 1_000
 DELETE_ROWS = 50_000
@@ -154,9 +169,10 @@ class Restore:
         if progress:
             progress.stage(table.name, total=self.counts.get(table.name))
         lines = self._archive.lines(table.name)
+        statement = _insertion(table)
         written = 0
         while rows := [_row(table, line) for line in islice(lines, INSERT_ROWS)]:
-            on.execute(insert(table), rows)
+            on.execute(statement, rows)
             written += len(rows)
             if progress:
                 progress.step(len(rows))
@@ -178,6 +194,13 @@ def _empty(on: Connection, table: Table) -> None:
         beyond = key > last  # past what is deleted and still has to be walked over until the end
 
 
+def _insertion(table: Table) -> Insert:
+    """An insert that takes ranks as they are stored: the lane of a flow's records is one that no `Priority`
+    spells."""
+    ranks = [column.name for column in table.columns if isinstance(column.type, PriorityRank)]
+    return insert(table).values({name: bindparam(name, type_=SmallInteger) for name in ranks})
+
+
 def _row(table: Table, line: str) -> dict[str, Any]:
     row = {
         column.name: _restored(column, value)
@@ -193,7 +216,7 @@ def _restored(column: Any, value: Any) -> Any:
     if isinstance(column.type, UtcDateTime):
         return datetime.fromisoformat(value).replace(tzinfo=UTC)
     to_type = getattr(column.type, "process_result_value", None)
-    return value if to_type is None else to_type(value, None)
+    return value if to_type is None or isinstance(column.type, PriorityRank) else to_type(value, None)
 
 
 def _continue_numbers(on: Connection) -> None:
