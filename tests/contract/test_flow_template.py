@@ -62,6 +62,21 @@ def test_000_07_both_modes_have_equal_results(make_template: MakeTemplate, sqlit
     assert [tuple(row) for row in logged] == [("standard", 40, 4), ("distributed", 40, 4)]
 
 
+def test_002_17_each_run_is_one_row_with_its_counts(make_template: MakeTemplate, sqlite_rows: Rows) -> None:
+    make_template().run(use_distributed_processing=True, batch_size=15, populate_queue=True)
+    logged = sqlite_rows.execute(
+        "SELECT flow_name, mode, records_claimed, records_completed, records_failed, error_message"
+        " FROM flow_execution_logs ORDER BY id"
+    )
+    assert [tuple(row) for row in logged] == [
+        ("survey", "distributed", 15, 14, 1, "ValueError: 7 is wrong"),
+        ("survey", "distributed", 15, 13, 2, "ValueError: 17 is wrong"),
+        ("survey", "distributed", 10, 9, 1, "ValueError: 37 is wrong"),
+    ]
+    assert sqlite_rows.scalar("SELECT COUNT(*) FROM flow_execution_logs WHERE ended_at < started_at") == 0
+    assert sqlite_rows.scalar("SELECT COUNT(DISTINCT flow_instance_id) FROM flow_execution_logs") == 1
+
+
 def test_000_08_one_call_populates_and_processes(make_template: MakeTemplate) -> None:
     template = make_template()
     assert template.run(use_distributed_processing=True)["total"] == 0

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+import config
 from config import Config
 from scripts.write_env import TIERS, write_env
+from scripts.write_env import main as write_env_command
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_000_09_what_setup_writes_is_what_list_shows(
+    tmp_path: Path, tier: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / ".env"
+    done = CliRunner().invoke(write_env_command, [tier, "--path", str(path)])
+    assert done.exit_code == 0
+    monkeypatch.setattr(config, "ENV_FILE", path)
+    monkeypatch.setattr("sys.argv", ["config", "--json"])
+    for name in ("APP_ENV", "PREFECT_ENVIRONMENT", "ADMIN_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    assert config.main() == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["APP_ENV"] == {"value": tier, "origin": ".env"}
+    wanted = "default" if tier == "development" else ".env"
+    assert shown["ADMIN_TOKEN"]["origin"] == wanted
+    again = CliRunner().invoke(write_env_command, [tier, "--path", str(path)])
+    assert (again.exit_code, "was left as it is" in again.output) == (1, True)
 
 
 @pytest.mark.parametrize("tier", TIERS)
