@@ -63,8 +63,8 @@ bench-import: $(STAMP) ## import a legacy queue of ROWS that is in use, in both 
 	$(BIN)/python -m tests.imports $(if $(filter command line,$(origin ROWS)),--rows $(ROWS)) \
 		$(if $(DATABASE),--database $(DATABASE))
 
-bench-records: $(STAMP) ## measure records per second with 1, 2 and 4 processes, beside the naive way
-	$(BIN)/python -m benchmarks.records
+bench-records: $(STAMP) ## measure records per second by processes, beside the naive way, and by batch size (ONLY=sizes)
+	$(BIN)/python -m benchmarks.records $(if $(ONLY),--only $(ONLY))
 
 soak: $(STAMP) ## kill, freeze and empty everything at every step (ROUNDS, MINUTES, ONLY=kills,transfer, ...)
 	scripts/install_test_servers.sh

@@ -1,4 +1,5 @@
-"""`python -m benchmarks.records`: records per second with 1, 2 and 4 processes, beside the naive way.
+"""`python -m benchmarks.records`: records per second with 1, 2 and 4 processes, beside the naive way, and by
+the size of a batch, with advice.
 
 The naive way is what teams write first: a process locks the oldest pending row, marks it, works, marks it
 again, one row at a time. Both run on the same servers, with full durability, in the same run. A rate is
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ from tests.servers import MariaDbServer, PostgresServer
 
 ROOT = Path(__file__).resolve().parents[1]
 PROCESSES = (1, 2, 4)
+SIZES = (1, 5, 20, 50, 100, 500)
+SIZED_BY = 2  # processes, for the table by size
 PAYLOAD = {"text": "x" * 180}
 NAIVE_TABLE = (
     "CREATE TABLE naive (id INTEGER PRIMARY KEY, payload TEXT, status VARCHAR(12) NOT NULL,"
@@ -38,20 +42,45 @@ MOMENTS = {"mysql": ("DATETIME(6)", "UTC_TIMESTAMP(6)"), "postgresql": ("timesta
 @click.command(help=__doc__)
 @click.option("--records", type=click.IntRange(100), default=10_000, show_default=True)
 @click.option("--batch-size", type=click.IntRange(1), default=100, show_default=True)
-def main(records: int, batch_size: int) -> None:
-    click.echo(f"{records} records of 200 bytes, batches of {batch_size}, rates per second")
+@click.option("--only", type=click.Choice(["processes", "sizes"]), help="One of the two tables.")
+def main(records: int, batch_size: int, only: str | None) -> None:
+    click.echo(f"{records} records of 200 bytes, rates per second")
     for name, server in (("MariaDB", MariaDbServer), ("PostgreSQL", PostgresServer)):
-        with server() as running, running.database() as url:
+        with server(durable=True) as running, running.database() as url:
             for flow, seconds in (("nothing", 0.0), ("waiting", WAIT_SECONDS)):
                 number = records if not seconds else records // 5
-                rates = {n: _ours(url, flow, n, number, batch_size) for n in PROCESSES}
-                naive = {n: _naive(url, n, number // 5, seconds) for n in PROCESSES}
-                for n in PROCESSES:
-                    click.echo(
-                        f"{name:<11} {flow:<8} {n} processes: {rates[n]:>7,.0f}"
-                        f"   naive {naive[n]:>7,.0f}   {rates[n] / naive[n]:.1f} x"
-                        f"   {rates[n] / rates[1]:.2f} x one process"
-                    )
+                if only != "sizes":
+                    _by_processes(f"{name:<11} {flow:<8}", url, flow, number, batch_size, seconds)
+                if only != "processes":
+                    _by_size(f"{name:<11} {flow:<8}", url, flow, number)
+
+
+def _by_processes(title: str, url: str, flow: str, records: int, batch_size: int, seconds: float) -> None:
+    rates = {n: _ours(url, flow, n, records, batch_size) for n in PROCESSES}
+    naive = {n: _naive(url, n, records // 5, seconds) for n in PROCESSES}
+    for n in PROCESSES:
+        click.echo(
+            f"{title} {n} processes, batches of {batch_size}: {rates[n]:>7,.0f}"
+            f"   naive {naive[n]:>7,.0f}   {rates[n] / naive[n]:.1f} x"
+            f"   {rates[n] / rates[1]:.2f} x one process"
+        )
+
+
+def _by_size(title: str, url: str, flow: str, records: int) -> None:
+    rates = {size: _ours(url, flow, SIZED_BY, min(records, 400 * size), size) for size in SIZES}
+    for size, rate in rates.items():
+        click.echo(
+            f"{title} {SIZED_BY} processes, batches of {size:>4}: {rate:>7,.0f}"
+            f"   a batch takes {SIZED_BY * size / rate:6.2f} s"
+        )
+    click.echo(f"{title} advice: distributed_batch_size = {advised(rates)}")
+
+
+def advised(rates: Mapping[int, float]) -> int:
+    """The smallest batch that is within a tenth of the fastest: a process that is killed costs every record
+    of its batch one failure, and what a stopped process gives back was claimed in vain."""
+    best = max(rates.values())
+    return min(size for size, rate in rates.items() if rate >= 0.9 * best)
 
 
 def _ours(url: str, flow: str, processes: int, records: int, batch_size: int) -> float:
