@@ -22,6 +22,7 @@ need mariadb-server mariadbd mariadb-install-db
 need postgresql '/usr/lib/postgresql/*/bin/initdb'
 need chromium chromium
 need openssl openssl
+need iproute2 ip
 
 [ "${#missing[@]}" -gt 0 ] || exit 0
 

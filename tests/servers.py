@@ -25,10 +25,14 @@ from tests.server_process import Server, ServerStartError, program
 
 
 class RedisServer(Server):
-    """redis-server. `persistence` keeps an append-only file; `maxmemory` is such as "10mb"."""
+    """redis-server. `persistence` keeps an append-only file; `maxmemory` is such as "10mb"; `also_on`: one
+    more address of this machine to answer on, for everybody."""
 
-    def __init__(self, *, persistence: bool = False, maxmemory: str | None = None) -> None:
+    def __init__(
+        self, *, persistence: bool = False, maxmemory: str | None = None, also_on: str | None = None
+    ) -> None:
         super().__init__()
+        self.also_on = also_on
         self.persistence = persistence
         self.maxmemory = maxmemory
         self._clients: list[redis.Redis] = []
@@ -47,7 +51,6 @@ class RedisServer(Server):
     def command(self) -> list[str]:
         options = {
             "port": str(self.port),
-            "bind": "127.0.0.1",
             "dir": str(self.folder),
             "save": "",
             "appendonly": "yes" if self.persistence else "no",
@@ -57,6 +60,7 @@ class RedisServer(Server):
         }
         return [
             program("redis-server"),
+            *("--bind", "127.0.0.1", *([self.also_on, "--protected-mode", "no"] if self.also_on else [])),
             *(word for name, value in options.items() for word in (f"--{name}", value)),
         ]
 
@@ -159,7 +163,12 @@ class DatabaseServer(Server):
 
 
 class MariaDbServer(DatabaseServer):
-    """mariadbd with an administrator `root` that needs no password."""
+    """mariadbd with an administrator `root` that needs no password. `also_on`: another address of this
+    machine to answer on."""
+
+    def __init__(self, *, durable: bool = False, also_on: str | None = None) -> None:
+        super().__init__(durable=durable)
+        self.also_on = also_on
 
     def url(self, database: str) -> str:
         return f"mysql+pymysql://root@127.0.0.1:{self.port}/{database}"
@@ -182,7 +191,8 @@ class MariaDbServer(DatabaseServer):
         return [
             *(program("mariadbd"), "--no-defaults", *self._as_root()),
             *(f"--datadir={self.data}", f"--socket={self.folder / 's.sock'}"),
-            *(f"--pid-file={self.folder / 'pid'}", f"--port={self.port}", "--bind-address=127.0.0.1"),
+            *(f"--pid-file={self.folder / 'pid'}", f"--port={self.port}"),
+            "--bind-address=" + ",".join(filter(None, ("127.0.0.1", self.also_on))),
             *("--skip-log-bin", "--skip-name-resolve", "--max-connections=300", self._own_scratch()),
             "--innodb-log-file-size=48M",
             f"--innodb-flush-log-at-trx-commit={1 if self.durable else 2}",

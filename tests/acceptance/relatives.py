@@ -6,6 +6,7 @@ Each line of the ledger file in the payload is "id attempt pid what name".
 from __future__ import annotations
 
 import os
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,26 @@ def table(payload: dict[str, Any], context: TaskContext) -> str:
         time.sleep(0.02)
     _tell(payload, context, "end")
     return "copied"
+
+
+@task("relatives.travellers")
+def travellers(payload: dict[str, Any], context: TaskContext) -> dict[str, Any]:
+    """As many tables as are asked for, over all hosts."""
+    names = [f"table {number}" for number in range(payload["tables"])]
+    payloads = {name: payload | {"name": name} for name in names}
+    return gather(fan_out(context, "tables", "relatives.traveller", payloads))
+
+
+@task("relatives.traveller")
+def traveller(payload: dict[str, Any], context: TaskContext) -> str:
+    """Ends once every host has begun a table: no host can have all the work."""
+    host = socket.gethostname()
+    _tell(payload, context, f"begin@{host}")
+    begun = {f"begin@{name}" for name in payload["hosts"]}
+    while not begun <= {what for _, what, _ in told(Path(payload["path"]))}:
+        context.check_cancelled()
+        time.sleep(0.02)
+    return host
 
 
 @task("relatives.host")
