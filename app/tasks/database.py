@@ -26,7 +26,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import Pool, PoolProxiedConnection, QueuePool
 
-from app.tasks.errors import DatabaseUnavailable, SchemaMissing, StatementRefused
+from app.tasks.errors import DatabaseUnavailable, LoginRefused, SchemaMissing, StatementRefused
 from app.tasks.schema import database_now
 
 T = TypeVar("T")
@@ -43,6 +43,8 @@ _DEADLOCK_STATES = {"40P01", "40001", "55P03"}  # PostgreSQL: deadlock, serializ
 _VALUE_CODES = {1644, 3819, 4025, 3140}  # a trigger's signal, a check (MySQL's, MariaDB's), no JSON
 _STATEMENT_CODES = {1054}  # no such column
 _SIGNAL_STATE = "P0001"  # PostgreSQL: a trigger's exception
+_LOGIN_CODES = {1044, 1045, 1698}  # MySQL: no access to the database, to the server, by this way
+_LOGIN_WORDS = ("authentication failed", "pg_hba.conf", "role ", "permission denied for database")
 _READ_ONLY_STATE = "25006"  # PostgreSQL: a standby, or a server that its operator made read-only
 
 
@@ -326,12 +328,20 @@ def _translated(error: Exception) -> Exception:
     assert isinstance(error, DBAPIError)
     if _misses_table(error):
         return SchemaMissing("the tables are missing: start the web app or the workers once")
+    if _refuses_login(error):
+        return LoginRefused(f"the database refused the login: {_first_line(error.orig)}")
     away = isinstance(error, OperationalError | InterfaceError) and not is_refusal(error)
     if error.connection_invalidated or away:
         return DatabaseUnavailable(f"the database did not answer: {_first_line(error.orig)}")
     if getattr(error.orig, "sqlstate", None) == _READ_ONLY_STATE:
         return DatabaseUnavailable("the database takes no writes now")
     return StatementRefused(f"the database refused a statement ({type(error).__name__})")
+
+
+def _refuses_login(error: DBAPIError) -> bool:
+    """By MySQL's code; of a refused connection psycopg has nothing but what the server said."""
+    said = str(error.orig)
+    return _code_of(error) in _LOGIN_CODES or ("FATAL" in said and any(word in said for word in _LOGIN_WORDS))
 
 
 def _misses_table(error: DBAPIError) -> bool:

@@ -152,6 +152,10 @@ class DatabaseUnavailable(TaskError):
     """The database cannot be reached or did not answer; nothing was half-done."""
 
 
+class LoginRefused(DatabaseUnavailable):
+    """The database answers, and lets this account, or from here, nobody in."""
+
+
 class SchemaMissing(DatabaseUnavailable):
     """The database answers, but its tables are not there yet: no entrance has prepared it."""
 

@@ -107,10 +107,12 @@ class Families:
         times."""
         return self._store.families.of_parent(parent_id, limit=limit)
 
-    def newest_runs(self, *, limit: int = 30) -> list[tuple[AnyRow, dict[Status, int]]]:
-        """The tasks that have children, newest first, each with how many children are in which status. Two
-        statements."""
-        rows = self._store.families.newest_parents(limit=limit)
+    def newest_runs(
+        self, *, limit: int = 30, task_name: str | None = None
+    ) -> list[tuple[AnyRow, dict[Status, int]]]:
+        """The tasks that have children, newest first, each with how many children are in which status; only
+        those of a name, if one is given. Two statements."""
+        rows = self._store.families.newest_parents(limit=limit, task_name=task_name)
         tally = self._store.families.tally([row.id for row in rows])
         return [(row, tally[row.id]) for row in rows]
 

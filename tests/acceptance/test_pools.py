@@ -17,6 +17,7 @@ from tests.acceptance.conftest import StackMaker
 from tests.acceptance.relatives import FAILS_ONCE, HANGS_ONCE, NAMES, told
 from tests.acceptance.stack import Stack
 from tests.waiting import wait_until
+from workers.board import pools
 
 LIMIT = 2
 DEADLINE = 90.0
@@ -123,9 +124,14 @@ def test_003_07_a_running_table_finishes_after_sigterm_and_is_requeued_if_ctrl_c
         return stack.system.queue.submit(TaskRequest("relatives.table", payload, pool="etl")).task_id
 
     pool = start_workers(stack, "etl", workers=1)
-    finished, waits = submit("first"), submit("second")
+    finished = submit("first")
     pid_that_said(stack, "begin", "first")
     pool.send_signal(signal.SIGTERM)
+    wait_until(
+        lambda: [one.state for one in pools(stack.folder / "pools", stack.folder / "locks")] == ["stopping"],
+        deadline_seconds=DEADLINE,
+        what=lambda: f"the stop of the pool; log:\n{stack.log('etl')}",
+    )
     gate.touch()
     assert pool.wait(DEADLINE) == 0
     task = stack.system.store.queries.task(finished)
@@ -133,6 +139,7 @@ def test_003_07_a_running_table_finishes_after_sigterm_and_is_requeued_if_ctrl_c
 
     gate.unlink()
     stack.settings["RQ_SHUTDOWN_TIMEOUT"] = 1
+    waits = submit("second")
     pool = start_workers(stack, "etl", workers=1)
     pid_that_said(stack, "begin", "second")
     os.killpg(pool.pid, signal.SIGINT)

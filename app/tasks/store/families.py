@@ -10,12 +10,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, exists, false, func, insert, or_, select, true, update
+from sqlalchemy import (
+    ColumnElement,
+    and_,
+    delete,
+    exists,
+    false,
+    func,
+    insert,
+    null,
+    or_,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.engine import Connection
 
 from app.tasks.database import Database
 from app.tasks.keys import CHILD_KEYS
-from app.tasks.model import ACTIVE, PRIORITIES, Claim, Moved, NewTask, Status, Ticket
+from app.tasks.model import ACTIVE, PRIORITIES, WAITING, Claim, Moved, NewTask, Status, Ticket
 from app.tasks.schema import (
     AnyRow,
     children,
@@ -26,6 +39,7 @@ from app.tasks.schema import (
     tasks,
 )
 from app.tasks.store import events
+from app.tasks.store.lanes import RANK
 from app.tasks.store.placing import FRESH, PLACED_COLUMNS, place
 from app.tasks.store.routing import hold_routing
 from app.tasks.store.submitting import Placement, Submissions
@@ -184,14 +198,17 @@ class FamilyRows:
         )
         return self._database.read(lambda on: list[AnyRow](on.execute(query)))
 
-    def newest_parents(self, *, limit: int) -> list[AnyRow]:
-        """The tasks that have children, newest first, each with (`name`) the name of its task."""
+    def newest_parents(self, *, limit: int, task_name: str | None = None) -> list[AnyRow]:
+        """The tasks that have children, newest first, each with (`name`) the name of its task; with a
+        `task_name` only those of that name."""
         query = (
             select(tasks.c.name, *_SHOWN)
             .join(parents, parents.c.task_id == tasks.c.id)
             .order_by(parents.c.task_id.desc())
             .limit(limit)
         )
+        if task_name is not None:
+            query = query.where(tasks.c.name == task_name)
         return self._database.read(lambda on: list[AnyRow](on.execute(query)))
 
     def tally(self, parent_ids: Sequence[int]) -> dict[int, dict[Status, int]]:
@@ -206,6 +223,34 @@ class FamilyRows:
         for row in self._database.read(lambda on: on.execute(query).all()) if parent_ids else []:
             found[row.parent_id][row.status] = row[2]
         return found
+
+    def waiting(self, *, limit: int) -> list[AnyRow]:
+        """Members of runs that wait for no time and by no hold, the oldest first: (run_id, run_name, child,
+        status, rank, tag, admitted). `child` is None of a parent itself."""
+        run = tasks.alias("run")
+        open_children = (
+            select(run.c.id.label("run_id"), run.c.name.label("run_name"), children.c.name.label("child"))
+            .add_columns(tasks.c.status, RANK.label("rank"), children.c.tag, children.c.admitted)
+            .add_columns(tasks.c.id.label("task_id"))
+            .select_from(children)
+            .join(tasks, tasks.c.id == children.c.task_id)
+            .join(run, run.c.id == children.c.parent_id)
+            .where(_IS_OPEN, tasks.c.status.in_(WAITING), tasks.c.run_at.is_(None), tasks.c.held == false())
+            .order_by(tasks.c.id)
+            .limit(limit)
+        )
+        own = (
+            select(tasks.c.id.label("run_id"), tasks.c.name.label("run_name"), null().label("child"))
+            .add_columns(tasks.c.status, RANK.label("rank"), null().label("tag"), true().label("admitted"))
+            .add_columns(tasks.c.id.label("task_id"))
+            .join(parents, parents.c.task_id == tasks.c.id)
+            .where(tasks.c.status.in_(WAITING), tasks.c.run_at.is_(None), tasks.c.held == false())
+            .order_by(tasks.c.id)
+            .limit(limit)
+        )
+        return self._database.read(
+            lambda on: sorted([*on.execute(own), *on.execute(open_children)], key=lambda row: row.task_id)
+        )
 
     # --- limits -------------------------------------------------------------------------------------------
 

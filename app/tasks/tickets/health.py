@@ -55,6 +55,9 @@ class RedisHealth:
         unreachable server, and for one that refuses a call, which is no outage."""
         try:
             yield
+        except redis.AuthenticationError as error:
+            self.failed()
+            raise RedisUnavailable(f"Redis refused the login: {str(error)[:200]}") from error
         except _AWAY as error:
             self.failed()
             raise RedisUnavailable(f"Redis did not answer: {type(error).__name__}") from error
