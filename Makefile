@@ -11,7 +11,7 @@ CHECKED := $(wildcard app workers core flows scripts benchmarks tests config*.py
 .DEFAULT_GOAL := help
 .SILENT:
 MAKEFLAGS += --no-print-directory
-.PHONY: help run test test-rq check model bench bench-peers bench-window bench-transfer bench-beside bench-import bench-records soak verify-proof record-migration lock setup-dev setup-staging setup-prod list-config start-workers run-distributed run-flow deploy-flows clean
+.PHONY: help run test test-rq check model bench bench-peers bench-window bench-transfer bench-beside bench-import bench-records soak verify-proof record-migration lock check-manifests setup-dev setup-staging setup-prod list-config start-workers run-distributed run-flow deploy-flows clean
 
 help: ## list these commands
 	awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,7 +86,16 @@ lock: $(STAMP) ## pin every dependency anew, with hashes, in requirements.lock
 	env -u UV_INDEX -u UV_EXTRA_INDEX_URL -u UV_FIND_LINKS $(BIN)/uv pip compile pyproject.toml \
 		--no-config --universal --upgrade --extra dev --generate-hashes --no-emit-index-url \
 		--no-emit-find-links --custom-compile-command "make lock" --quiet -o requirements.lock
-	echo "requirements.lock is up to date."
+	env -u UV_INDEX -u UV_EXTRA_INDEX_URL -u UV_FIND_LINKS $(BIN)/uv pip compile pyproject.toml \
+		--no-config --universal --constraint requirements.lock --generate-hashes --no-emit-index-url \
+		--no-emit-find-links --no-annotate --custom-compile-command "make lock" --quiet \
+		-o deploy/requirements.lock
+	echo "requirements.lock and deploy/requirements.lock are up to date."
+
+check-manifests: $(STAMP) ## hold deploy/ against the schemas of Kubernetes and Compose (downloads two validators)
+	$(BIN)/uv tool run --quiet kubernetes-validate@1.37.0 --strict deploy/kubernetes/settings.yaml \
+		deploy/kubernetes/web.yaml deploy/kubernetes/workers.yaml deploy/kubernetes/records.yaml
+	$(BIN)/uv tool run --quiet check-jsonschema@0.39.0 --builtin-schema vendor.compose-spec deploy/compose.yaml
 
 setup-dev: $(STAMP) ## write .env for development (FORCE=1 replaces an existing one)
 	$(BIN)/python scripts/write_env.py development $(if $(FORCE),--force)
