@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
+PREFECT_VENV := .venv-prefect
+PREFECT_STAMP := $(PREFECT_VENV)/.complete
 N ?= 3
 ROWS ?= 1000000
 JOBS ?= 3
@@ -11,7 +13,7 @@ CHECKED := $(wildcard app workers core flows scripts benchmarks tests config*.py
 .DEFAULT_GOAL := help
 .SILENT:
 MAKEFLAGS += --no-print-directory
-.PHONY: help run test test-rq check model bench bench-peers bench-window bench-transfer bench-beside bench-import bench-records soak verify-proof record-migration lock check-manifests setup-dev setup-staging setup-prod list-config start-workers run-distributed run-flow deploy-flows clean
+.PHONY: help run test test-rq test-prefect prefect-setup prefect-server check model bench bench-peers bench-window bench-transfer bench-beside bench-import bench-records soak verify-proof record-migration lock check-manifests setup-dev setup-staging setup-prod list-config start-workers run-distributed run-flow deploy-flows clean
 
 help: ## list these commands
 	awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,10 +23,13 @@ run: $(STAMP) ## start the web app with its workers on http://127.0.0.1:8000
 
 test: $(STAMP) ## run every test against private servers (installs missing ones; JOBS=1 for one by one)
 	scripts/install_test_servers.sh
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) -m "not prefect"
 
 test-rq: $(STAMP) ## run RQ's own worker tests against our worker class (downloads RQ's sdist)
 	$(BIN)/python -m tests.rq_suite
+
+test-prefect: $(STAMP) ## run the ETL by a private Prefect server and its worker (after make prefect-setup)
+	$(BIN)/python -m pytest -n 0 -v -m prefect --durations=0 --durations-min=0.5 tests/on_prefect
 
 check: $(STAMP) ## lint, check formatting and types, run the unit tests; no servers
 	$(BIN)/ruff check --quiet .
@@ -82,7 +87,7 @@ record-migration: $(STAMP) ## record a whole migration and its rollback, as text
 	scripts/install_test_servers.sh
 	$(BIN)/python docs/record_migration.py
 
-lock: $(STAMP) ## pin every dependency anew, with hashes, in requirements.lock
+lock: $(STAMP) ## pin every dependency anew, with hashes, in all three lock files
 	env -u UV_INDEX -u UV_EXTRA_INDEX_URL -u UV_FIND_LINKS $(BIN)/uv pip compile pyproject.toml \
 		--no-config --universal --upgrade --extra dev --generate-hashes --no-emit-index-url \
 		--no-emit-find-links --custom-compile-command "make lock" --quiet -o requirements.lock
@@ -90,7 +95,10 @@ lock: $(STAMP) ## pin every dependency anew, with hashes, in requirements.lock
 		--no-config --universal --constraint requirements.lock --generate-hashes --no-emit-index-url \
 		--no-emit-find-links --no-annotate --custom-compile-command "make lock" --quiet \
 		-o deploy/requirements.lock
-	echo "requirements.lock and deploy/requirements.lock are up to date."
+	env -u UV_INDEX -u UV_EXTRA_INDEX_URL -u UV_FIND_LINKS $(BIN)/uv pip compile pyproject.toml \
+		--no-config --universal --upgrade --extra prefect --generate-hashes --no-emit-index-url \
+		--no-emit-find-links --custom-compile-command "make lock" --quiet -o requirements-prefect.lock
+	echo "All three lock files are up to date."
 
 check-manifests: $(STAMP) ## hold deploy/ against the schemas of Kubernetes and Compose (downloads two validators)
 	$(BIN)/uv tool run --quiet kubernetes-validate@1.37.0 --strict deploy/kubernetes/settings.yaml \
@@ -123,10 +131,24 @@ run-flow: $(STAMP) ## copy and compare the tables of a sample, as an ETL in one 
 deploy-flows: $(STAMP) ## store the deployments of the ETL; workers need TASK_MODULES=app.handlers,flows.etl
 	TASK_MODULES="$${TASK_MODULES:-app.handlers,flows.etl}" $(BIN)/python flows/prefect_flow-worker-flow.py deploy
 
+prefect-setup: $(PREFECT_STAMP) ## install Prefect, an extra, in an environment of its own: .venv-prefect
+	echo "Prefect is in $(PREFECT_VENV): docs/fan-out.md says how to go on."
+
+prefect-server: $(PREFECT_STAMP) ## start a Prefect server on this machine, with its data in var/prefect (PORT=4200)
+	$(PREFECT_VENV)/bin/python -m flows.etl.prefect_server $(if $(PORT),--port $(PORT))
+
 clean: ## remove the virtual environment and caches; keeps var/ and .env
-	rm -rf $(VENV) .venv-bench build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PREFECT_VENV) .venv-bench build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): requirements.lock pyproject.toml scripts/make_venv.sh
 	PYTHON="$(PYTHON)" scripts/make_venv.sh $(VENV)
+	touch $@
+
+# By uv, which takes seconds where pip takes a minute.
+$(PREFECT_STAMP): requirements-prefect.lock pyproject.toml | $(STAMP)
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(PREFECT_VENV)
+	$(BIN)/uv pip install --quiet --python $(PREFECT_VENV) --require-hashes -r requirements-prefect.lock
+	$(BIN)/uv pip install --quiet --python $(PREFECT_VENV) --no-build-isolation --no-deps \
+		--config-settings editable_mode=compat --editable .
 	touch $@

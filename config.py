@@ -51,8 +51,8 @@ from config_values import (
 ENV_FILE = ROOT / ".env"
 
 ALIASES = {"APP_ENV": ("PREFECT_ENVIRONMENT",), "RQ_REDIS_URL": ("REDIS_URL",)}
-SECRETS = frozenset({"ADMIN_TOKEN", "API_TOKEN", "SECRET_KEY", "ALERT_WEBHOOK_URL"})
-URLS = frozenset({"DATABASE_URL", "RQ_REDIS_URL", "OLLAMA_URL"})
+SECRETS = frozenset({"ADMIN_TOKEN", "API_TOKEN", "SECRET_KEY", "PREFECT_API_KEY", "ALERT_WEBHOOK_URL"})
+URLS = frozenset({"DATABASE_URL", "RQ_REDIS_URL", "OLLAMA_URL", "PREFECT_API_URL"})
 REQUIRED_IN_PRODUCTION = ("ADMIN_TOKEN", "API_TOKEN", "SECRET_KEY")
 
 # The kernel's limit for a socket's path is 107 bytes; the server's own temporary name needs some too.
@@ -161,6 +161,13 @@ class Config(BaseModel):
     HTTP_ALLOW_PRIVATE: Flag = _setting(False, "true lets tasks call private network addresses")
     OLLAMA_URL: WebUrl | None = _setting(None, "address of an Ollama server that describes pictures")
     OLLAMA_MODEL: str | None = _setting(None, "model it uses")
+    PREFECT_API_URL: WebUrl | None = _setting(None, "address of a Prefect server, which then runs the ETL")
+    PREFECT_API_KEY: str | None = _setting(None, "key that it asks for")
+    PREFECT_WORK_POOL: str = _setting("twintrack", "its work pool, of the type process")
+    # The parent of an ETL holds a place while its tables run.
+    PREFECT_CONCURRENCY_LIMIT: Annotated[int, Field(ge=2, le=10_000)] = _setting(
+        10, "flow runs of that pool at a time; at least 2"
+    )
     MIGRATION_SOURCE: str | None = _setting(None, "mapping file of a legacy table; default: our own")
 
     ALERT_WEBHOOK_URL: WebUrl | None = _setting(None, "address that receives alerts")

@@ -120,12 +120,14 @@ def record_run(place: Place, summary: Summary) -> dict[str, Any]:
     return {"recorded": 1}
 
 
-def _summed(run: str, copied: Mapping[str, Any]) -> Summary:
+def summed(run: str, copied: Mapping[str, Any]) -> Summary:
+    """What the second cleanup is to record of a run."""
     return Summary(run=run, tables=len(copied), rows=sum(one["rows"] for one in copied.values()))
 
 
-def _told(copied: Mapping[str, Any], cleanups: Mapping[str, Any]) -> dict[str, Any]:
-    return {"tables": dict(copied), "rows": _summed("", copied).rows, "cleanups": dict(cleanups)}
+def told(copied: Mapping[str, Any], cleanups: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run returns, whoever runs it."""
+    return {"tables": dict(copied), "rows": summed("", copied).rows, "cleanups": dict(cleanups)}
 
 
 # --- distributed: a task per table ------------------------------------------------------------------------
@@ -134,14 +136,14 @@ def _told(copied: Mapping[str, Any], cleanups: Mapping[str, Any]) -> dict[str, A
 @task("main_etl", payload=Run)
 def main_etl(payload: Run, context: TaskContext) -> dict[str, Any]:
     """A child per table, at most three at a time over all hosts; then both cleanups, side by side."""
-    tables = {name: {"table": name} for name in payload.tables or _all_tables()}
+    tables = {name: {"table": name} for name in payload.tables or all_tables()}
     copying = fan_out(context, "tables", "process_table_etl", tables, tag=TAG, pool=payload.pool)
     copied = gather(copying, limit_seconds=LIMIT_SECONDS)
-    summary = {"cleanup_flow2": _summed(str(context.task_id), copied).model_dump()}
+    summary = {"cleanup_flow2": summed(str(context.task_id), copied).model_dump()}
     pool = payload.cleanup_pool
     first = fan_out(context, "cleanups", "cleanup_flow1", {"cleanup_flow1": {}}, pool=pool)
     second = fan_out(context, "cleanups", "cleanup_flow2", summary, pool=pool)
-    return _told(copied, gather(first) | gather(second))
+    return told(copied, gather(first) | gather(second))
 
 
 @task("process_table_etl", payload=OneTable, max_retries=RETRIES, retry_base_seconds=RETRY_SECONDS)
@@ -165,7 +167,8 @@ def cleanup_flow2(payload: Summary) -> dict[str, Any]:
         return record_run(place, payload)
 
 
-def _all_tables() -> list[str]:
+def all_tables() -> list[str]:
+    """The tables of the source. Raises `ConfigError` and `DatabaseUnavailable`."""
     with place_of(Config()) as place:
         return table_names(place.source)
 
@@ -192,11 +195,11 @@ def run_here(
         failed = {name: one for name, one in found.items() if isinstance(one, Undone)}
         if failed:
             raise ChildrenFailed(failed)
-        summary = _summed(f"here {time.time():.6f}", found)
+        summary = summed(f"here {time.time():.6f}", found)
         with ThreadPoolExecutor(2) as side_by_side:
             first = side_by_side.submit(remove_leftovers, place)
             second = side_by_side.submit(record_run, place, summary)
-        return _told(found, {"cleanup_flow1": first.result(), "cleanup_flow2": second.result()})
+        return told(found, {"cleanup_flow1": first.result(), "cleanup_flow2": second.result()})
 
 
 def _tried(place: Place, table: str, pause: Callable[[float], None]) -> Any:

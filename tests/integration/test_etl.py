@@ -18,7 +18,8 @@ from app.system import build_system
 from app.tasks.errors import UnknownTaskName
 from config import Config
 from flows import etl
-from flows.etl.__main__ import DEPLOYMENTS, main
+from flows.etl.__main__ import main
+from flows.etl.deployed import DEPLOYMENTS
 from flows.etl.sample import make_sample
 from tests.prepared import put_tables
 
@@ -181,8 +182,22 @@ def test_003_12_deployments_are_listed_and_started_by_name(tmp_path: Path) -> No
     system.close()
 
 
+def test_where_prefect_is_chosen_and_is_not_installed_the_commands_say_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.etl.__main__.PREFECT_VENV", tmp_path)
+    monkeypatch.setattr("flows.etl.__main__.find_spec", lambda name: None)
+    chosen = {"VAR_DIR": str(tmp_path), "PREFECT_API_URL": "http://127.0.0.1:4200/api"}
+    for word in ("deploy", "run"):
+        done = CliRunner().invoke(main, [word], env=chosen)
+        assert (done.exit_code, "make prefect-setup installs it" in done.output) == (2, True)
+    Shop(tmp_path)
+    assert CliRunner().invoke(main, ["run", "--here", TABLES[0]], env=chosen).exit_code == 0
+
+
 def test_the_commands_prepare_a_source_and_say_what_is_missing(tmp_path: Path) -> None:
     settings = {"VAR_DIR": str(tmp_path), "DATABASE_URL": f"sqlite:///{tmp_path / 'tasks.db'}"}
+    settings["PREFECT_API_URL"] = ""
 
     def command(*words: str) -> tuple[int, str]:
         done = CliRunner().invoke(main, list(words), env=settings)

@@ -50,6 +50,7 @@ REDIS_ROOMS = (
     *("app.web.dashboard", "app.transfer.verification.tickets", "app.transfer.preflight"),
     *("benchmarks", "workers.rq_worker"),
 )
+PREFECT_ROOMS = ("flows.etl.prefect_client", "flows.etl.prefect_flows")
 FLASK_ROOMS = ("app", "app.web", "web_app")
 
 
@@ -136,6 +137,7 @@ def _writes_tasks(call: ast.Call) -> bool:
         ("redis", REDIS_ROOMS),
         ("flask", FLASK_ROOMS),
         ("rq_dashboard", FLASK_ROOMS),
+        ("prefect", PREFECT_ROOMS),
     ],
 )
 def test_a_library_is_known_only_in_its_rooms(library: str, rooms: tuple[str, ...]) -> None:

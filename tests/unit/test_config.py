@@ -61,6 +61,8 @@ def test_env_example_used_as_env_file_changes_nothing() -> None:
         ("DB_POOL_SIZE", 5),
         ("DB_MAX_OVERFLOW", 10),
         ("TASK_MODULES", ("app.handlers",)),
+        ("PREFECT_WORK_POOL", "twintrack"),
+        ("PREFECT_CONCURRENCY_LIMIT", 10),
         ("MIGRATION_SOURCE", None),
         ("PORT", 8000),
     ],

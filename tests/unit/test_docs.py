@@ -37,7 +37,8 @@ def test_every_file_that_a_document_links_to_exists(document: Path) -> None:
 
 
 def test_the_settings_that_change_nothing_are_listed_as_such() -> None:
-    sources = [*(ROOT / "app").rglob("*.py"), *(ROOT / "workers").rglob("*.py"), ROOT / "web_app.py"]
+    folders = ("app", "workers", "flows")
+    sources = [*(path for name in folders for path in (ROOT / name).rglob("*.py")), ROOT / "web_app.py"]
     read = set(re.findall(r"\b[A-Z][A-Z_]+\b", "".join(path.read_text() for path in sources)))
     by_config_itself = {"DATABASE_POLLING_ENABLED", "RQ_HYBRID_MODE", "RQ_ROLLOUT_PERCENT"}  # for the mode
     unread = set(Config.model_fields) - read - by_config_itself
