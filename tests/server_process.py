@@ -17,7 +17,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 import psutil
 
@@ -75,6 +75,8 @@ def dying_with_parent(command: list[str]) -> list[str]:
 class Server(ABC):
     """One server process that a test may stop, kill, freeze and start again on the same data."""
 
+    start_seconds: ClassVar[float] = START_SECONDS
+
     def __init__(self) -> None:
         self.port = free_port()
         self.folder = Path(tempfile.mkdtemp(prefix="twintrack-test-"))
@@ -126,7 +128,7 @@ class Server(ABC):
                 group=self.user,
                 extra_groups=[] if self.user else None,
             )
-        wait_until(self._up, deadline_seconds=START_SECONDS, what=f"{self!r} answers; log: {self.log}")
+        wait_until(self._up, deadline_seconds=self.start_seconds, what=f"{self!r} answers; log: {self.log}")
         return self
 
     def stop(self) -> None:
