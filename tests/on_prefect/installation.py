@@ -10,14 +10,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
 from config import ROOT
 from tests.server_process import Server, dying_with_parent
+from tests.waiting import wait_until
+
+T = TypeVar("T")
 
 PREFECT = ROOT / ".venv-prefect" / "bin"
 COMMAND = "flows/prefect_flow-worker-flow.py"
@@ -67,11 +70,18 @@ class PrefectServer(PrefectProgram):
             return False
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
-        """What the API says to this request of somebody who knows the password."""
-        address, who = f"{self.url}{path}", (USER, PASSWORD)
-        answer = httpx.request(method, address, json=body, auth=who, timeout=DEADLINE_SECONDS)
+        """What the API says to somebody who knows the password; asked again where it cannot answer yet."""
+        with httpx.Client(auth=(USER, PASSWORD), timeout=DEADLINE_SECONDS) as client:
+            answer = eventually(
+                lambda: client.request(method, f"{self.url}{path}", json=body),
+                lambda answer: answer.status_code < 500,
+            )
         answer.raise_for_status()
         return answer.json() if answer.content else None
+
+    def until(self, path: str, wanted: Callable[[Any], bool]) -> Any:
+        """What is at this path of the API, once it is as wanted."""
+        return eventually(lambda: self.ask("GET", path), wanted)
 
     def runs(self, **wanted: Any) -> list[dict[str, Any]]:
         """The flow runs that this filter leaves."""
@@ -98,6 +108,18 @@ class PrefectWorker(PrefectProgram):
     def answers(self) -> bool:
         workers = self.server.ask("POST", f"/work_pools/{POOL}/workers/filter", {})
         return any(worker["status"] == "ONLINE" for worker in workers)
+
+
+def eventually(look: Callable[[], T], wanted: Callable[[T], bool]) -> T:
+    """What is seen once it is as wanted; looks twice a second."""
+    seen: list[T] = []
+
+    def there() -> bool:
+        seen[:] = [look()]
+        return wanted(seen[0])
+
+    wait_until(there, deadline_seconds=DEADLINE_SECONDS, poll_seconds=0.5, what=lambda: f"last seen: {seen}")
+    return seen[0]
 
 
 def clean(settings: Mapping[str, object]) -> dict[str, str]:

@@ -5,6 +5,7 @@ The oracle reads the SQLite files itself, and asks the server by plain HTTP.
 
 from __future__ import annotations
 
+import base64
 import json
 import sqlite3
 import subprocess
@@ -35,7 +36,7 @@ from tests.on_prefect.installation import (
     PrefectWorker,
     command,
 )
-from tests.waiting import wait_until
+from tests.servers import PostgresServer
 
 pytestmark = [
     pytest.mark.prefect,
@@ -45,13 +46,8 @@ pytestmark = [
     ),
 ]
 
+ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 POOL_LIMIT = 6  # the parent, and more tables than the tag lets be copied at a time
-# No deadline of Prefect's clients is on trial here: the machine may be busy.
-PATIENCE = {
-    "PREFECT_API_REQUEST_TIMEOUT": DEADLINE_SECONDS,
-    "PREFECT_CLIENT_MAX_RETRIES": 10,
-    "PREFECT_CLIENT_RETRY_EXTRA_CODES": 500,
-}
 Told = Callable[[str], AbstractContextManager[None]]
 
 
@@ -76,12 +72,10 @@ class Installation:
 
     def ended(self, run: str) -> dict[str, Any]:
         """The run once it has ended."""
-
-        def looked_up() -> dict[str, Any]:
-            found: dict[str, Any] = self.server.ask("GET", f"/flow_runs/{run}")
-            return found if found["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else {}
-
-        return wait_until(looked_up, deadline_seconds=DEADLINE_SECONDS, what=lambda: f"{run}\n{self.log()}")
+        found: dict[str, Any] = self.server.until(
+            f"/flow_runs/{run}", lambda found: found["state_type"] in ENDED
+        )
+        return found
 
     def log(self) -> str:
         return self.worker.log.read_text(errors="replace")[-4000:]
@@ -103,15 +97,28 @@ def told(request: pytest.FixtureRequest) -> Told:
 
 
 @pytest.fixture(scope="module")
-def installation(tmp_path_factory: pytest.TempPathFactory, told: Told) -> Iterator[Installation]:
-    """A server, what is deployed there, a worker, and a sample of 20 tables."""
+def installation(
+    tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServer, told: Told
+) -> Iterator[Installation]:
+    """A server, what is deployed there, a worker, and a sample of 20 tables.
+
+    The server is on PostgreSQL: on SQLite it refuses what meets another writer, and its clients repeat it
+    ever more seldom, so that a busy machine makes ten minutes of a second.
+    """
     folder = tmp_path_factory.mktemp("prefect")
     etl_files = named(folder, "by_prefect") | {"VAR_DIR": folder / "var"}
-    own = {"HOME": folder, "PREFECT_SERVER_API_AUTH_STRING": AUTH, "PREFECT_SERVER_UI_ENABLED": "false"}
+    database = postgres_server.create_database()
+    own = {
+        "HOME": folder,
+        "VAR_DIR": folder / "var",
+        "PREFECT_SERVER_API_AUTH_STRING": AUTH,
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": database.replace("+psycopg", "+asyncpg"),
+        "PREFECT_SERVER_UI_ENABLED": "false",
+    }
     with etl.place_of(Config.for_tests(named(folder, "alone"), VAR_DIR=folder / "var")) as place:
         tables = make_sample(place.source)
     with told("a server starts"):
-        server = PrefectServer(own | {"VAR_DIR": folder / "var"}).start()
+        server = PrefectServer(own).start()
     settings = etl_files | {
         "HOME": folder,
         "PREFECT_HOME": folder / "client",
@@ -119,7 +126,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory, told: Told) -> Iterat
         "PREFECT_API_AUTH_STRING": AUTH,
         "PREFECT_CONCURRENCY_LIMIT": POOL_LIMIT,
         "PREFECT_WORKER_QUERY_SECONDS": 1,
-        **PATIENCE,
+        "PREFECT_API_REQUEST_TIMEOUT": DEADLINE_SECONDS,  # no deadline of a client is on trial here
     }
     with server:
         with told("deploy"):
@@ -151,6 +158,14 @@ def ask(path: Path, sql: str) -> list[tuple[Any, ...]]:
         return rows
     finally:
         on.close()
+
+
+def content(path: Path) -> bytes:
+    """What is in a file that its program may have removed meanwhile."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def test_003_12_deploy_lists_what_the_server_then_has(installation: Installation) -> None:
@@ -202,20 +217,12 @@ def test_each_table_has_a_run_of_its_own_three_tries_and_the_tag(
 
 def test_003_09_a_table_waits_for_a_place_of_the_tag(installation: Installation, told: Told) -> None:
     limits = "/v2/concurrency_limits"
+    installation.server.until(f"{limits}/tag:database", lambda tag: tag["active_slots"] == 0)
     taken = {"names": ["tag:database"], "slots": 3, "mode": "concurrency", "lease_duration": 3600}
-    wait_until(  # a table of another test may be on its way
-        lambda: not installation.server.ask("GET", f"{limits}/tag:database")["active_slots"],
-        deadline_seconds=DEADLINE_SECONDS,
-        what="the tag's places to be free",
-    )
     lease = installation.server.ask("POST", f"{limits}/increment-with-lease", taken)["lease_id"]
     with told("a table that waits for a place of the tag"):
         run = installation.start(TABLE, table="shop_02")
-        wait_until(
-            lambda: installation.server.ask("GET", f"/flow_runs/{run}")["state_type"] == "RUNNING",
-            deadline_seconds=DEADLINE_SECONDS,
-            what=lambda: f"the table's run to begin; log:\n{installation.log()}",
-        )
+        installation.server.until(f"/flow_runs/{run}", lambda found: found["state_type"] == "RUNNING")
         # As long as a whole run takes that begins later and needs no place.
         other = installation.ended(installation.start(CLEANUP_1))
         given = datetime.now(UTC)
@@ -245,7 +252,9 @@ def test_003_05_a_failed_table_fails_its_parent_by_name_and_a_retry_repeats_noth
 
 
 def test_003_20_who_does_not_know_the_password_is_refused_and_nothing_holds_it(
-    installation: Installation, finished: subprocess.CompletedProcess[str]
+    installation: Installation,
+    finished: subprocess.CompletedProcess[str],
+    postgres_server: PostgresServer,
 ) -> None:
     stranger = {name: value for name, value in installation.settings.items() if value != AUTH}
     refused = command(installation.folder, stranger, "deploy")
@@ -254,9 +263,11 @@ def test_003_20_who_does_not_know_the_password_is_refused_and_nothing_holds_it(
     said = [installation.deployed, finished, refused]
     assert PASSWORD not in "".join(one.stdout + one.stderr for one in said)
     folders = [installation.folder, installation.server.folder, installation.worker.folder]
-    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-    assert installation.worker.log in files
-    assert [path for path in files if PASSWORD.encode() in path.read_bytes()] == []
+    folders.append(postgres_server.folder)
+    held = {path: content(path) for folder in folders for path in folder.rglob("*") if path.is_file()}
+    assert b"Finished in state Completed" in held[installation.worker.log]
+    secrets = (PASSWORD.encode(), base64.b64encode(AUTH.encode()))
+    assert [path for path in held if any(secret in held[path] for secret in secrets)] == []
 
 
 def test_003_20_a_remote_server_is_told_the_key_and_nobody_else_is(tmp_path: Path) -> None:
