@@ -13,7 +13,7 @@ CHECKED := $(wildcard app workers core flows scripts benchmarks tests config*.py
 .DEFAULT_GOAL := help
 .SILENT:
 MAKEFLAGS += --no-print-directory
-.PHONY: help run test test-rq test-prefect prefect-setup prefect-server check model bench bench-peers bench-window bench-transfer bench-beside bench-import bench-records soak verify-proof record-migration lock check-manifests setup-dev setup-staging setup-prod list-config start-workers run-distributed run-flow deploy-flows clean
+.PHONY: help run test test-rq test-prefect prefect-setup prefect-server check model bench bench-peers bench-window bench-transfer bench-beside bench-import bench-records bench-fan-out soak verify-proof record-migration lock check-manifests setup-dev setup-staging setup-prod list-config start-workers run-distributed run-flow deploy-flows clean
 
 help: ## list these commands
 	awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,10 @@ bench-import: $(STAMP) ## import a legacy queue of ROWS that is in use, in both 
 bench-records: $(STAMP) ## measure records per second by processes, beside the naive way, and by batch size (ONLY=sizes)
 	$(BIN)/python -m benchmarks.records $(if $(ONLY),--only $(ONLY))
 
+bench-fan-out: $(STAMP) ## measure 20 tables with 1, 3, 5 and 10 workers, and limits of tag and pool (ROUNDS, DOCS=1)
+	scripts/install_test_servers.sh
+	$(BIN)/python -m benchmarks.fan_out $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(DOCS),--docs)
+
 soak: $(STAMP) ## kill, freeze and empty everything at every step (ROUNDS, MINUTES, ONLY=kills,transfer, ...)
 	scripts/install_test_servers.sh
 	$(BIN)/python -m tests.soak $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(FAULTS),--faults $(FAULTS)) \
@@ -119,8 +123,8 @@ setup-prod: $(STAMP) ## write .env for production, with random tokens
 list-config: $(STAMP) ## show every setting, its value and where it came from
 	$(BIN)/python -m config
 
-start-workers: $(STAMP) ## start N workers (make start-workers N=3)
-	$(BIN)/python scripts/start_workers.py --workers $(N)
+start-workers: $(STAMP) ## start N workers, of a pool if one is named (make start-workers N=3 POOL=etl)
+	$(BIN)/python scripts/start_workers.py --workers $(N) $(if $(POOL),--pool $(POOL))
 
 run-distributed: $(STAMP) ## process a sample of 1,000 survey responses by N processes (make run-distributed N=3)
 	$(BIN)/python -m flows.survey.workflow --populate-only

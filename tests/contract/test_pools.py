@@ -27,6 +27,7 @@ from tests.contract.fan_out.parts import SPREAD, Place, number
 from tests.contract.parts import MakeStore, at_once, handler
 from tests.contract.planning import make_due, wanted
 from tests.contract.rows import Rows
+from workers.__main__ import main as workers_main
 from workers.consumers import PoolConsumer
 
 HANDLERS = HandlerRegistry([handler("test.noop", pool="cleanup"), handler("test.other")])
@@ -149,6 +150,11 @@ def test_a_pool_that_nobody_created_is_refused_with_advice(queue: TaskQueue) -> 
 def test_a_name_that_cannot_be_a_pools_is_refused(name: str, sqlite_store: Store) -> None:
     with pytest.raises(ValueError, match="cannot name a pool"):
         sqlite_store.pools.open(name)
+
+
+def test_workers_of_a_pool_cannot_be_told_to_serve_queues() -> None:
+    answer = CliRunner().invoke(workers_main, ["--pool", "etl", "--queues", "urgent"])
+    assert (answer.exit_code, "the workers of a pool serve no queues" in answer.output) == (2, True)
 
 
 # --- the limit --------------------------------------------------------------------------------------------
