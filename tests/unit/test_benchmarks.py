@@ -19,6 +19,7 @@ from benchmarks.peers import PEERS
 from benchmarks.plan import SECTIONS, Choice, steps_of
 from benchmarks.plot import bars, svg
 from benchmarks.processes import cpu_seconds, memory, tree_of
+from benchmarks.records import advised
 from benchmarks.results import OURS, TARGETS, Results, Target, percentile
 from benchmarks.stamps import Stamps
 from benchmarks.tables import TABLES, render, tables
@@ -223,3 +224,18 @@ def test_the_rise_of_a_way_is_that_of_its_p95() -> None:
     way.during = [1.0] * 90 + [3.0] * 10
     assert way.as_json()["p95_rise_percent"] == 200.0
     assert [each.limits.submit_rise_percent for each in ways([5.0], [20.0])] == [None, None, 20.0]
+
+
+@pytest.mark.parametrize(
+    ("rates", "size"),
+    [
+        ({1: 100.0, 20: 950.0, 100: 1000.0, 500: 1010.0}, 20),
+        ({1: 100.0, 20: 150.0, 100: 180.0, 500: 1000.0}, 500),
+        ({1: 199.0, 20: 201.0, 100: 200.0}, 1),  # each record takes long: nothing is gained
+        ({1: 50.0, 20: 1000.0, 100: 400.0}, 20),
+    ],
+)
+def test_002_15_the_advice_is_the_smallest_batch_that_is_nearly_the_fastest(
+    rates: dict[int, float], size: int
+) -> None:
+    assert advised(rates) == size

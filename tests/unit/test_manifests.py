@@ -182,8 +182,8 @@ def test_000_21_the_pieces_of_each_manifest_belong_together() -> None:
     assert min(replicas.values()) >= 2
 
 
-def test_000_21_probes_ask_for_what_answers_and_services_find_their_pods() -> None:
-    app = create_app(Config.for_tests())
+def test_000_21_probes_ask_for_what_answers_and_services_find_their_pods(tmp_path: Path) -> None:
+    app = create_app(Config.for_tests(VAR_DIR=tmp_path))
     paths = {str(rule) for rule in app.url_map.iter_rules()}
     (web,) = pods()["twintrack-web"]["containers"]
     assert web["ports"] == [{"name": "http", "containerPort": 8000}]
