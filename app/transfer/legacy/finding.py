@@ -28,8 +28,10 @@ class Stretch(NamedTuple):
 class Finder:
     """Finds the rows of one table, for one walk at a time."""
 
-    def __init__(self, table: LegacyTable) -> None:
+    def __init__(self, table: LegacyTable, *, but: str = "") -> None:
+        """`but`: a condition of rows that are not wanted."""
         self._table = table
+        self._but = [f"NOT {but}"] if but else []
         self._found: deque[Any] = deque()
         self._stands: Any = None  # where the last row was given out: priority, stretch and cursor
 
@@ -46,7 +48,7 @@ class Finder:
         table, mark = self._table, self._table.mark
         of_priority, values = table.of_priority(priority)
         state, given = table.of_state(queued=stretch.queued)
-        where, order, columns = [state, of_priority], table.key, table.key
+        where, order, columns = [state, of_priority, *self._but], table.key, table.key
         given += values
         if table.created and not stretch.timed:
             where.append(f"{table.created} IS NULL")

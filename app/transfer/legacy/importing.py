@@ -67,7 +67,7 @@ class LegacyRows:
         self._store: Store = queue.store
         self._table = table
         self._transfer_id = transfer_id
-        self._finder = Finder(table)
+        self._finder = Finder(table, but=table.has_task(Status.QUARANTINED))
         self._ids = IdSource()
         self._left: dict[Priority, frozenset[Any] | None] = {}  # as of the last count
         self._limit = queue.settings.active_tasks_per_user

@@ -48,6 +48,16 @@ def test_rows_beyond_one_look_are_found_by_the_next_in_their_order(
     assert sorted(tasks, key=lambda key: tasks[key]["id"]) == in_order
 
 
+def test_rows_that_are_named_already_do_not_hide_new_ones(
+    rows: Rows, legacy: CaptionQueue, queue: TaskQueue
+) -> None:
+    legacy.put(legacy.row(number, status=None) for number in range(5))
+    imported(queue)
+    new = legacy.put(legacy.row(1000 + number, status=None) for number in range(2))
+    assert imported(queue).quarantined == 2
+    assert set(new) <= set(by_key(rows))
+
+
 def test_a_row_that_was_found_ahead_is_judged_as_it_is_when_its_batch_comes(
     rows: Rows, legacy: CaptionQueue, queue: TaskQueue
 ) -> None:
