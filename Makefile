@@ -65,10 +65,10 @@ bench-transfer: $(STAMP) ## measure a backlog of ROWS moved to Redis and back, b
 bench-beside: $(STAMP) ## measure what submissions take while a backlog moves beside them
 	$(BIN)/python -m benchmarks.beside
 
-bench-import: $(STAMP) ## import a legacy queue of ROWS that is in use, in both shapes, and judge it row by row (ROWS=200000, DATABASE)
+bench-import: $(STAMP) ## import a legacy queue of ROWS that is in use, in both shapes, and judge it row by row (ROWS=200000, DATABASE, THEIRS)
 	scripts/install_test_servers.sh
 	$(BIN)/python -m tests.imports $(if $(filter command line,$(origin ROWS)),--rows $(ROWS)) \
-		$(if $(DATABASE),--database $(DATABASE))
+		$(if $(DATABASE),--database $(DATABASE)) $(if $(THEIRS),--theirs $(THEIRS))
 
 bench-records: $(STAMP) ## measure records per second by processes, beside the naive way, and by batch size (ONLY=sizes)
 	$(BIN)/python -m benchmarks.records $(if $(ONLY),--only $(ONLY))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from app.database_names import url_of
 from app.handlers import settings as handler_settings
 from app.tasks.database import Database
 from app.tasks.errors import InvalidTask, RedisUnavailable, RoutingTaken, TaskError
@@ -23,6 +24,7 @@ from app.tasks.schedule_requests import ScheduleRequest
 from app.tasks.settings import CoreSettings
 from app.tasks.store import Store
 from app.tasks.store.registry import WorkerRow
+from app.tasks.store.source_databases import SourceDatabases
 from app.tasks.tickets import RQQueueManager, connect
 from app.tasks.tickets.worker_registry import RQWorker
 from config import Config
@@ -82,6 +84,7 @@ class System:
     def close(self) -> None:
         """Close the connections; safe to call twice."""
         self.store.database.dispose()
+        self.store.source_databases.dispose()
         if self.tickets is not None:
             self.tickets.close()
 
@@ -94,7 +97,11 @@ def build_system(config: Config) -> System:
     database = Database(
         config.DATABASE_URL, pool_size=config.DB_POOL_SIZE, max_overflow=config.DB_MAX_OVERFLOW
     )
-    store = Store.over(database, user_concurrency=config.RQ_USER_CONCURRENCY)
+    store = Store.over(
+        database,
+        user_concurrency=config.RQ_USER_CONCURRENCY,
+        source_databases=SourceDatabases(lambda name: url_of(config, name)),
+    )
     tickets = _tickets(config, settings, handlers, database) if config.RQ_ENABLED else None
     queue = TaskQueue(store, handlers, tickets, settings)
     return System(config, settings, handlers, store, tickets, queue, _declared(handlers, queue))

@@ -1,12 +1,7 @@
 """Named databases: what records are read from and written to, whatever SQLAlchemy can reach.
 
-A name is resolved by variables, `sales` in the tier `staging` by
-
-    STAGING_GLOBAL_SALES_CONNECTION_STRING   or SALES_CONNECTION_STRING: its URL
-    STAGING_GLOBAL_SALES_TYPE                optional: what the URL must be, for example postgresql
-    STAGING_GLOBAL_SALES_POOL_SIZE, …_MAX_OVERFLOW
-
-`rpa_db` is the database of the tasks, at DATABASE_URL unless it is named otherwise.
+`app.database_names` says where one is; STAGING_GLOBAL_SALES_POOL_SIZE and …_MAX_OVERFLOW how many connections
+`sales` has in the tier `staging`.
 """
 
 from __future__ import annotations
@@ -18,25 +13,22 @@ from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, text
-from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 
-from app.distributed.flow_settings import spelled
+from app.database_names import QUEUE_DATABASE as QUEUE_DATABASE
+from app.database_names import url_of, variables_of
 from app.tasks.database import Database
 from app.tasks.errors import DatabaseUnavailable
 from app.tasks.migrate import applied_revision, migrate, pending, revisions
 from config import Config, ConfigError
-from config_values import driver_url
 
-QUEUE_DATABASE = "rpa_db"
 CONNECT_TIMEOUT_SECONDS = 5
 HEALTH_TRIES = 3
 RETRY_SECONDS = 0.2
 TIMED_DRIVERS = ("pymysql", "mysqldb", "psycopg", "psycopg2")
-SQL_KINDS = {"mariadb": "mysql", "postgres": "postgresql"}
 
 Parameters = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 Statement = str | tuple[str, Parameters]
@@ -61,11 +53,11 @@ class DatabaseManager:
         self.name = QUEUE_DATABASE if isinstance(name, Config) else name
         self._engines: dict[str, Engine] = {}
         self._lock = threading.Lock()
-        _url(self.config, self.name)
+        url_of(self.config, self.name)
 
     def queue_config(self) -> Config:
         """The settings of a task system over this database."""
-        url = _url(self.config, self.name).render_as_string(hide_password=False)
+        url = url_of(self.config, self.name).render_as_string(hide_password=False)
         return self.config.model_copy(update={"DATABASE_URL": url})
 
     # --- statements -----------------------------------------------------------------------------------
@@ -169,7 +161,7 @@ class DatabaseManager:
 
     @contextmanager
     def _queue(self) -> Iterator[Database]:
-        database = Database(_url(self.config, self.name), pool_size=1)
+        database = Database(url_of(self.config, self.name), pool_size=1)
         try:
             yield database
         finally:
@@ -197,7 +189,7 @@ class DatabaseManager:
 
 
 def _make_engine(config: Config, name: str) -> Engine:
-    url = _url(config, name)
+    url = url_of(config, name)
     # a server may have closed what nobody used for a while: asking first costs a trip, and saves a statement
     options: dict[str, Any] = {"pool_pre_ping": True}
     if not (url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")):
@@ -212,34 +204,8 @@ def _make_engine(config: Config, name: str) -> Engine:
         raise ConfigError([f"The database {name} is of a kind that no driver here understands."]) from None
 
 
-def _url(config: Config, name: str) -> URL:
-    """Where a named database is. Raises `ConfigError` naming the variable that is missing or wrong."""
-    prefix = f"{config.APP_ENV.upper()}_GLOBAL_{spelled(name)}"
-    names = [f"{prefix}_CONNECTION_STRING", f"{spelled(name)}_CONNECTION_STRING"]
-    found = next((variable for variable in names if config.variable(variable)), None)
-    given = config.variable(found) if found else None
-    if given is None:
-        if name != QUEUE_DATABASE:
-            raise ConfigError([f"The database {name} is not named: set {' or '.join(names)}."])
-        found, given = "DATABASE_URL", config.DATABASE_URL
-    try:
-        url = driver_url(given)
-    except ValueError as error:
-        raise ConfigError([f"{found} {error}."]) from None
-    kind = config.variable(f"{prefix}_TYPE")
-    if kind and SQL_KINDS.get(kind.lower(), kind.lower()) != SQL_KINDS.get(
-        url.get_backend_name(), url.get_backend_name()
-    ):
-        raise ConfigError([f"{prefix}_TYPE is {kind}, and {found} begins with {url.drivername}."])
-    return url
-
-
-def _kind(word: str) -> str:
-    return SQL_KINDS.get(word.lower(), word.lower())
-
-
 def _pool_sizes(config: Config, name: str) -> tuple[int, int]:
-    prefix = f"{config.APP_ENV.upper()}_GLOBAL_{spelled(name)}"
+    prefix = variables_of(config, name)
     defaults = {"POOL_SIZE": config.DB_POOL_SIZE, "MAX_OVERFLOW": config.DB_MAX_OVERFLOW}
     sizes = []
     for word, default in defaults.items():

@@ -23,6 +23,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from app.database_names import spelled
 from app.distributed.variables import StoredVariables
 from app.tasks.database import Database
 from config import Config, ConfigError
@@ -170,8 +171,3 @@ def read_value(key: str, text: str, *, name: str, default: Any = None) -> Any:
 def small(name: str) -> str:
     """A name as a stored variable spells it."""
     return spelled(name).lower()
-
-
-def spelled(name: str) -> str:
-    """A name as a variable spells it: what is no letter, digit or underscore becomes one underscore."""
-    return re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_").upper()

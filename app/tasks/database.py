@@ -56,12 +56,22 @@ class Database:
     """One database, reached through three pools: transactions, statements that commit by themselves, and the
     driver itself for who has no time for more. Only what is used gets connections."""
 
-    def __init__(self, url: str | URL, *, pool_size: int = 5, max_overflow: int = 10) -> None:
-        """Raises `ValueError` with a sentence for a URL that no driver understands. Does not connect."""
+    def __init__(
+        self,
+        url: str | URL,
+        *,
+        pool_size: int = 5,
+        max_overflow: int = 10,
+        answer_seconds: int = ANSWER_TIMEOUT_SECONDS,
+        own: bool = True,
+    ) -> None:
+        """Raises `ValueError` with a sentence for a URL that no driver understands. Does not connect. A
+        server that does not answer for `answer_seconds` counts as away. One that is not our `own` stays as it
+        is set up."""
         try:
             self.url = make_url(url)
             self.kind = self.url.get_backend_name()
-            options = _engine_options(self.url, pool_size, max_overflow)
+            options = _engine_options(self.url, pool_size, max_overflow, answer_seconds)
             self.engine = create_engine(self.url, **options)
             alone = {"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True}
             self._auto = create_engine(self.url, **(options | alone))
@@ -76,9 +86,10 @@ class Database:
         if self.kind not in ("sqlite", "mysql", "postgresql"):
             raise ValueError(f"DATABASE_URL names {self.kind}; SQLite, MariaDB/MySQL and PostgreSQL work")
         if self.kind == "sqlite":
-            _prepare_sqlite(self.engine, begin="BEGIN IMMEDIATE")
-            _prepare_sqlite(self._auto, begin=None)
-            _prepare_sqlite(self._driver, begin=None)
+            busy_seconds = min(SQLITE_BUSY_SECONDS, answer_seconds)
+            _prepare_sqlite(self.engine, begin="BEGIN IMMEDIATE", busy_seconds=busy_seconds, own=own)
+            _prepare_sqlite(self._auto, begin=None, busy_seconds=busy_seconds, own=own)
+            _prepare_sqlite(self._driver, begin=None, busy_seconds=busy_seconds, own=own)
         if self.engine.driver == "pymysql":
             for engine in (self.engine, self._auto, self._driver):
                 _connect_quickly(engine)
@@ -180,7 +191,7 @@ def _use(pool: Pool) -> float:
     return round(100 * pool.checkedout() / (pool.size() + max(0, pool._max_overflow)), 1)
 
 
-def _engine_options(url: URL, pool_size: int, max_overflow: int) -> dict[str, Any]:
+def _engine_options(url: URL, pool_size: int, max_overflow: int, answer_seconds: int) -> dict[str, Any]:
     kind = url.get_backend_name()
     # We always commit or roll back ourselves, so the pool's own reset would be one wasted round trip.
     options: dict[str, Any] = {"pool_reset_on_return": None, "pool_size": pool_size}
@@ -191,8 +202,8 @@ def _engine_options(url: URL, pool_size: int, max_overflow: int) -> dict[str, An
         options["connect_args"] = {
             "charset": "utf8mb4",
             "connect_timeout": CONNECT_TIMEOUT_SECONDS,
-            "read_timeout": ANSWER_TIMEOUT_SECONDS,
-            "write_timeout": ANSWER_TIMEOUT_SECONDS,
+            "read_timeout": answer_seconds,
+            "write_timeout": answer_seconds,
             "init_command": "SET time_zone='+00:00', sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'",
         }
         if url.host in LOOPBACK and not any(name.startswith("ssl") for name in url.query):
@@ -203,8 +214,10 @@ def _engine_options(url: URL, pool_size: int, max_overflow: int) -> dict[str, An
             "connect_timeout": CONNECT_TIMEOUT_SECONDS,
             "options": "-c timezone=UTC",
             # a dead server must not hold a worker for the kernel's two hours
-            "tcp_user_timeout": ANSWER_TIMEOUT_SECONDS * 1000,
+            "tcp_user_timeout": answer_seconds * 1000,
         }
+        if answer_seconds < ANSWER_TIMEOUT_SECONDS:
+            options["connect_args"]["options"] += f" -c statement_timeout={answer_seconds * 1000}"
     elif kind == "sqlite":
         options["connect_args"] = {"timeout": SQLITE_BUSY_SECONDS}
     return options
@@ -237,14 +250,15 @@ def _connect_quickly(engine: Engine) -> None:
         return QuickConnection(*arguments, **options)
 
 
-def _prepare_sqlite(engine: Engine, *, begin: str | None) -> None:
+def _prepare_sqlite(engine: Engine, *, begin: str | None, busy_seconds: int, own: bool) -> None:
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # we say BEGIN, not the driver
         cursor = connection.cursor()
-        cursor.execute(f"PRAGMA busy_timeout = {SQLITE_BUSY_SECONDS * 1000}")
-        cursor.execute("PRAGMA journal_mode = WAL")
-        cursor.execute("PRAGMA synchronous = NORMAL")
+        cursor.execute(f"PRAGMA busy_timeout = {busy_seconds * 1000}")
+        if own:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            cursor.execute("PRAGMA synchronous = NORMAL")
         cursor.close()
 
     if begin is not None:

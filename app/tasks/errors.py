@@ -15,7 +15,8 @@
     ├── IntakePaused                says until when
     ├── QueueFull
     ├── DatabaseUnavailable
-    │   └── SchemaMissing
+    │   ├── SchemaMissing
+    │   └── SourceUnavailable       a legacy table's, which is not ours
     ├── StatementRefused
     └── RedisUnavailable
 
@@ -158,6 +159,10 @@ class LoginRefused(DatabaseUnavailable):
 
 class SchemaMissing(DatabaseUnavailable):
     """The database answers, but its tables are not there yet: no entrance has prepared it."""
+
+
+class SourceUnavailable(DatabaseUnavailable):
+    """The database of a legacy table, another one than ours, cannot be reached or did not answer."""
 
 
 class StatementRefused(TaskError):

@@ -138,6 +138,8 @@ class Sweeper:
             healed.due += self._repeat(lambda: self._store.moves.due(limit=BATCH))
         if glance.families:
             healed.let_in += self.queue.families.step()
+        if glance.untold:
+            self._store.write_backs.deliver()
         live = self._is_live(glance, rules)
         self._let_users_in(healed)
         overflows = self._refill(rules, healed) if glance.dispatched or self._overflowing else {}

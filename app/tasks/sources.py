@@ -59,7 +59,8 @@ class Source:
     """A legacy table as its tasks' transitions need to know it.
 
     `write_back` says for each ended status which column gets what: a dict {"is": "now" | "result" | "error" |
-    "attempts"} or {"value": a constant}. `mapping` is the whole mapping, for whoever imports.
+    "attempts"} or {"value": a constant}. `mapping` is the whole mapping, for whoever imports. `database`: the
+    name of the database that the table is in; None: ours.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Source:
     words: Words
     write_back: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     mapping: Mapping[str, Any] = field(default_factory=dict)
+    database: str | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)

@@ -13,7 +13,7 @@ from app.tasks.routing import Intake
 from app.transfer.canaries import Canaries
 from app.transfer.errors import NotPossible
 from app.transfer.holders import is_dead, this_process
-from app.transfer.legacy.importing import legacy_rows
+from app.transfer.legacy.cargoes import legacy_rows
 from app.transfer.mover import Mover, Moving, Watcher
 from app.transfer.plans import Direction, Limits, Plan, Scope, make_plan, rows_to_move
 from app.transfer.records import Transfer, TransferRecords

@@ -43,7 +43,7 @@ def import_rows(system: System, source: Source, wanted: Wanted) -> int:
     table = table_of(system.queue, source.path)
     if wanted.resume and not wanted.dry_run:
         the_open_one(TransferRecords(system.store.database), direction, wanted)
-        require_guard(system.queue, table, source.consent, tell=_tell)
+        require_guard(table, source.consent, tell=_tell)
         return go_on(system, direction, wanted)
     plan = plan_import(system.queue, table, wanted.scope)
     if wanted.dry_run:
@@ -64,7 +64,7 @@ def _tell(sentence: str) -> None:
 
 
 def show_import(system: System, table: LegacyTable, plan: Plan, *, as_json: bool) -> int:
-    needed = needed_statements(system.queue, table)
+    needed = needed_statements(table)
     total = sum(plan.rows.values())
     value = plan.to_json() | {"hash": plan.hash, "total": total, "needed": needed, "skipped": table.skipped}
     lines = [f"import of {total:,} rows of {table.mapping.table}, plan {plan.hash}"]

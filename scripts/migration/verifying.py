@@ -15,6 +15,7 @@ from app.tasks.model import PRIORITIES
 from app.transfer.backup import latest
 from app.transfer.baseline import KIND, Baseline
 from app.transfer.legacy.mapping import read_mapping
+from app.transfer.legacy.table import database_of
 from app.transfer.progress import Progress
 from app.transfer.verification.imports import ImportVerifier
 from app.transfer.verification.page import page
@@ -80,8 +81,14 @@ def verify(asked: Asked, *, subject: str, left_status: str) -> None:
 def verify_import(asked: Asked, source: Path) -> NoReturn:
     """As `verify`, of the import that a mapping file names."""
     with running_system() as system:
-        guarded(lambda: _told(ImportVerifier(system.store.database, read_mapping(source)).run(), asked))
+        guarded(lambda: _told(_import_verifier(system, source).run(), asked))
     raise AssertionError("unreachable: the command has ended")
+
+
+def _import_verifier(system: System, source: Path) -> ImportVerifier:
+    mapping = read_mapping(source)
+    theirs = database_of(system.store, mapping)
+    return ImportVerifier(system.store.database, mapping, theirs=theirs)
 
 
 def _told(report: Report, asked: Asked) -> int:

@@ -19,7 +19,7 @@ from app.tasks.database import Database
 EFFECTS = "CREATE TABLE effects (task_id BIGINT NOT NULL)"  # what a handler writes through its connection
 TABLES = (
     *("effects", "schedules", "user_waits", "slot_waits", "tasks", "task_events"),
-    *("routing", "workers", "locks", "memory", "legacy_sources"),
+    *("routing", "workers", "locks", "memory", "legacy_sources", "legacy_stages", "legacy_ends"),
     *("transfers", "transfer_batches", "transfer_events", "procedures", "variables"),
     *("flows", "flow_execution_logs", "parents", "children", "tag_limits", "pools"),
 )

@@ -6,7 +6,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from tests.acceptance.stack import Stack
 from tests.imports.trial import Trial, settings
 from tests.servers import MariaDbServer, PostgresServer, RedisServer
 
+KINDS = ["mariadb", "postgresql", "sqlite"]
+
 
 @click.command(help=__doc__)
 @click.option("--rows", default=200_000, show_default=True)
@@ -24,15 +26,20 @@ from tests.servers import MariaDbServer, PostgresServer, RedisServer
 @click.option(
     "--deadline", default=1800.0, show_default=True, help="Seconds until everything must have ended."
 )
-@click.option("--database", type=click.Choice(["mariadb", "postgresql", "sqlite"]), default="mariadb")
-def main(rows: int, shapes: tuple[str, ...], workers: int, deadline: float, database: str) -> None:
+@click.option("--database", type=click.Choice(KINDS), default="mariadb")
+@click.option("--theirs", type=click.Choice(KINDS), help="The old table is in a database of its own.")
+def main(
+    rows: int, shapes: tuple[str, ...], workers: int, deadline: float, database: str, theirs: str | None
+) -> None:
     with RedisServer() as redis:
         for shape in shapes:
             redis.client().flushall()
-            with _fresh(database) as url, tempfile.TemporaryDirectory() as folder:
+            other = nullcontext() if theirs is None else _fresh(theirs)
+            with _fresh(database) as url, other as their_url, tempfile.TemporaryDirectory() as folder:
                 began = time.monotonic()
                 stack = Stack(Path(folder) / "var", url, redis.url, **settings())
-                with closing(stack), closing(Trial(stack, url, rows=rows, old_shape=shape == "old")) as trial:
+                made = Trial(stack, url, rows=rows, old_shape=shape == "old", theirs=their_url)
+                with closing(stack), closing(made) as trial:
                     figures = trial.run(pool_workers=workers, deadline_seconds=deadline)
                     for name, value in asdict(figures).items():
                         click.echo(f"{shape} shape  {name:24} {value}")

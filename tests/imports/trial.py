@@ -23,6 +23,7 @@ from typing import Any
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
+from app.tasks.database import Database
 from app.tasks.model import Status
 from app.tasks.submission import TaskRequest
 from app.transfer.legacy.mapping import read_mapping
@@ -83,17 +84,23 @@ class Beside(threading.Thread):
 
 
 class Trial:
-    """`stack` has its database and Redis; `url` is the database's."""
+    """`stack` has its database and Redis; `url` is the database's. `theirs`: where the old table is, if it is
+    in another one."""
 
-    def __init__(self, stack: Stack, url: str, *, rows: int, old_shape: bool) -> None:
+    def __init__(
+        self, stack: Stack, url: str, *, rows: int, old_shape: bool, theirs: str | None = None
+    ) -> None:
         self.stack = stack
-        waits = {"timeout": 60} if url.startswith("sqlite") else {}
-        self._engine: Engine = create_engine(url, connect_args=waits)
+        self._theirs = theirs
+        waits = {"timeout": 60} if "sqlite" in (theirs or url) else {}
+        self._engine: Engine = create_engine(theirs or url, connect_args=waits)
         self.legacy = CaptionQueue(self._engine, old_shape=old_shape)
         self.planted = Planted(self.legacy)
         self.figures = Figures(rows=rows)
         self._ledger = stack.folder / "trial.ledger"
         stack.settings |= {handlers.LEDGER: str(self._ledger), "PYTHONPATH": str(ROOT)}
+        if theirs is not None:
+            stack.settings |= {"CAPTIONS_CONNECTION_STRING": theirs}
         self._mapping = self._write_mapping(stack.folder)
         self._cancelled: set[str] = set()
         self._latencies: list[float] = []
@@ -103,7 +110,8 @@ class Trial:
     def _write_mapping(self, folder: Path) -> Path:
         shipped = (ROOT / "mappings" / "caption_tasks.toml").read_text()
         path = folder / "trial.toml"
-        path.write_text(shipped.replace('task = "generate_captions"', 'task = "trial.caption"'))
+        said = shipped.replace('task = "generate_captions"', 'task = "trial.caption"')
+        path.write_text(said if self._theirs is None else f'database = "captions"\n{said}')
         return path
 
     def close(self) -> None:
@@ -149,7 +157,11 @@ class Trial:
 
     def _count_tasks(self) -> int:
         query = "SELECT COUNT(*) FROM tasks WHERE idempotency_key LIKE 'legacy:%'"
-        return int(self.legacy.execute(query)[0][0])
+        return int(self._ours(query)[0][0])
+
+    def _ours(self, query: str) -> list[Any]:
+        """Of our tables, by plain SQL."""
+        return self.stack.system.store.database.read(lambda on: list(on.execute(text(query))))
 
     def _start_import(self, *options: str) -> dict[str, Any]:
         command = [sys.executable, IMPORT_COMMAND, "--source", str(self._mapping), "--json", *options]
@@ -168,10 +180,13 @@ class Trial:
     def _wait_until_done(self, deadline_seconds: float) -> None:
         active = (Status.SCHEDULED, Status.QUEUED, Status.DISPATCHED, Status.PROCESSING)
         wait_until(
-            lambda: not self.stack.count(*active) and not self._running_at_the_old(),
+            lambda: not (self.stack.count(*active) or self._running_at_the_old() or self._untold()),
             deadline_seconds=deadline_seconds,
             what=lambda: f"everything to end, now {self.stack.counts()}; log:\n{self.stack.log('pool')}",
         )
+
+    def _untold(self) -> int:
+        return int(self._ours("SELECT COUNT(*) FROM legacy_ends")[0][0])
 
     def _running_at_the_old(self) -> int:
         query = f"SELECT COUNT(*) FROM {self.legacy.table} WHERE status = 'RUNNING'"
@@ -236,7 +251,9 @@ class Trial:
         assert self.stack.count(Status.COMPLETED) == len(self._natives) + sum(
             1 for key in to_run if key in tasks
         )
-        report = ImportVerifier(self.stack.system.store.database, read_mapping(self._mapping)).run()
+        theirs = None if self._theirs is None else Database(self._theirs)
+        ours = self.stack.system.store.database
+        report = ImportVerifier(ours, read_mapping(self._mapping), theirs=theirs).run()
         assert report.exit_code == CLEAN, report.as_text()
         self.figures.submissions = len(self._natives)
         self.figures.submit_p95_ms = sorted(self._latencies)[int(len(self._latencies) * 0.95)] * 1000
@@ -256,7 +273,7 @@ class Trial:
         self.figures.reasons = dict(Counter(row.error.split(":")[0] for row in named.values()))
 
     def _task_rows(self) -> list[Any]:
-        return self.legacy.execute(
+        return self._ours(
             "SELECT idempotency_key, status, error FROM tasks WHERE idempotency_key LIKE 'legacy:%'"
         )
 

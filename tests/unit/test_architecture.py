@@ -20,7 +20,7 @@ FLOORS = [
     ("config",),
     ("app.tasks",),
     ("app.handlers",),
-    ("app.embedded_redis", "app.embedded_redis_launch", "app.logs", "app.system"),
+    ("app.embedded_redis", "app.embedded_redis_launch", "app.logs", "app.system", "app.database_names"),
     ("app.transfer", "app.distributed"),
     ("app.monitoring",),
     ("app.jobs", "app.rq_settings", "app.welcome"),
@@ -34,6 +34,7 @@ ALLOWED_BESIDE = {("web_app", "workers")}
 SQL_ROOMS = (
     *(
         "app.tasks.schema",
+        "app.tasks.source_tables",
         "app.tasks.dialects",
         "app.tasks.database",
         "app.tasks.migrate",
@@ -41,6 +42,7 @@ SQL_ROOMS = (
     ),
     *("app.tasks.store", "app.tasks.queue", "app.tasks.runner", "app.tasks.live_task", "app.tasks.handlers"),
     *("app.tasks.after_commit", "app.transfer", "app.distributed", "app.monitoring", "config_values"),
+    "app.database_names",
     *("benchmarks.transfer", "benchmarks.floor", "benchmarks.records"),
     # as programs of other people have theirs
     *("flows.examples.database_etl", "flows.examples.distributed_survey_processing"),

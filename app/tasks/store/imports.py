@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 from app.tasks.database import Database
 from app.tasks.model import ENDED, WAITING, Priority, Status
 from app.tasks.schema import AnyRow, database_now, legacy_sources, tasks
-from app.tasks.sources import SOURCE_KEYS, Source
+from app.tasks.sources import SOURCE_KEYS, Source, SourceKey
 from app.tasks.store import events
 from app.tasks.store.placing import OVER
 
@@ -91,6 +91,14 @@ class Imports:
             found |= {row.idempotency_key: (row.id, row.status) for row in on.execute(part)}
         return found
 
+    def named(self, source: str) -> list[str]:
+        """The keys of the rows that have a task in quarantine."""
+        query = select(tasks.c.idempotency_key).where(
+            *_of_source(source), tasks.c.status == Status.QUARANTINED
+        )
+        keys = self._database.read(lambda on: list(on.execute(query).scalars()))
+        return [key.key for text in keys if (key := SourceKey.of_key(text)) is not None]
+
     def give_up_keys(self, on: Connection, task_ids: Sequence[int]) -> None:
         """Ended tasks whose legacy row was queued anew: the row's next task takes the key."""
         if task_ids:
@@ -127,11 +135,13 @@ class Imports:
         events.record(on, "given back", task_ids)
 
 
-def _never_started(source: str) -> tuple[ColumnElement[bool], ...]:
-    start = f"{SOURCE_KEYS}{source}:"
+def _of_source(source: str) -> tuple[ColumnElement[bool], ...]:
     key = tasks.c.idempotency_key
-    within = (key >= start, key < f"{SOURCE_KEYS}{source};")  # the character behind the colon
-    return (*within, tasks.c.status.in_(WAITING), tasks.c.started_at.is_(None))
+    return key >= f"{SOURCE_KEYS}{source}:", key < f"{SOURCE_KEYS}{source};"  # the character behind the colon
+
+
+def _never_started(source: str) -> tuple[ColumnElement[bool], ...]:
+    return (*_of_source(source), tasks.c.status.in_(WAITING), tasks.c.started_at.is_(None))
 
 
 def _values(row: Imported, now: datetime, confirmed_in: int) -> dict[str, Any]:

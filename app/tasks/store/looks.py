@@ -17,6 +17,7 @@ from app.tasks.database import Database
 from app.tasks.model import Priority, Status
 from app.tasks.routing import Routing
 from app.tasks.schema import AnyRow, database_now, locks, routing, schedules, tasks
+from app.tasks.source_tables import legacy_ends
 from app.tasks.store.families import some_are_open
 from app.tasks.store.lanes import in_a_queue
 from app.tasks.store.routing import RoutingTable, route_of
@@ -35,6 +36,7 @@ class Glance:
     next_due_seconds: float | None
     next_run_seconds: float | None
     families: bool = False
+    untold: bool = False  # rows of legacy tables in other databases are to be told something
 
     @property
     def anything_live(self) -> bool:
@@ -72,6 +74,7 @@ class Looks:
             next_due_seconds=_seconds(first.next_due, first.now),
             next_run_seconds=_seconds(first.next_run, first.now),
             families=bool(first.families),
+            untold=bool(first.untold),
         )
 
     def _read(self, query: Any) -> list[AnyRow]:
@@ -109,4 +112,5 @@ def _glance(lock: str) -> Any:
         _some(Status.DISPATCHED).label("dispatched"),
         _some(Status.PROCESSING).label("processing"),
         some_are_open().label("families"),
+        exists(select(legacy_ends.c.task_id)).label("untold"),
     )

@@ -13,7 +13,7 @@ from sqlalchemy import and_, or_, select, update
 from sqlalchemy.engine import Connection
 
 from app.tasks.database import Database
-from app.tasks.errors import TaskNotFound, WrongState
+from app.tasks.errors import DatabaseUnavailable, TaskNotFound, WrongState
 from app.tasks.ids import first_id_of
 from app.tasks.model import ENDED, PRIORITIES, WAITING, Moved, OnLost, Priority, Status, Ticket, Track
 from app.tasks.routing import Intake, Route
@@ -23,7 +23,7 @@ from app.tasks.store.lanes import in_a_pool, in_a_queue
 from app.tasks.store.misplaced import Misplaced
 from app.tasks.store.placing import FRESH, OVER, PLACED_COLUMNS, moved, place
 from app.tasks.store.routing import hold_routing
-from app.tasks.store.write_backs import WriteBacks
+from app.tasks.store.write_backs import TRIES, EndUnwritten, WriteBacks
 
 _RETRYABLE = (Status.FAILED, Status.CANCELLED, Status.QUARANTINED)
 
@@ -199,7 +199,8 @@ class Moves:
     def retry(self, task_id: int, *, active_key: str | None) -> Moved:
         """An operator's retry: an ended task waits again, with its failures forgotten.
 
-        Raises `TaskNotFound`, `WrongState`, and `IntegrityError` if the active key is taken.
+        Raises `TaskNotFound`, `WrongState`, `IntegrityError` if the active key is taken, and
+        `SourceUnavailable` if its legacy row is in a database that is away.
         """
 
         def work(on: Connection) -> Moved:
@@ -218,7 +219,12 @@ class Moves:
             on.execute(update(tasks).where(tasks.c.id == task_id).values(hold))
             return Moved(task_id, Status.SCHEDULED)
 
-        return self._database.run(work)
+        for _ in range(TRIES):
+            try:
+                return self._database.run(work)
+            except EndUnwritten:
+                self._backs.write_anew(task_id)
+        raise DatabaseUnavailable("somebody else tells the task's legacy row its end: try again")
 
     def reprioritise(self, task_id: int, priority: Priority) -> tuple[Moved, Priority]:
         """Give a waiting task another priority; it goes where that priority's routing says.

@@ -51,6 +51,11 @@ class Settled:
     moves: list[Moved] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class PutOff(RetryLater):
+    """The claim cannot start now, through no fault of the task: it costs no failure."""
+
+
 class OddRows(Exception):
     """The row of some completion is lost, or its cancel was asked for."""
 
@@ -254,7 +259,7 @@ def _values(group: Sequence[_Ended]) -> dict[str, Any]:
         name: each_its_own({task_id: text[name] for task_id, text in texts.items()}, tasks.c[name].type)
         for name in _texts(kind)
     }
-    if isinstance(kind, Failed | RetryLater):
+    if isinstance(kind, Failed | RetryLater) and not isinstance(kind, PutOff):
         values["failures"] = tasks.c.failures + 1
     return values
 
@@ -275,4 +280,5 @@ def _happened(end: Status | None, group: Sequence[_Ended]) -> Iterable[events.Ha
         if end in (Status.FAILED, Status.CANCELLED):
             yield row.id, end.value.lower(), {"error": error}
         elif isinstance(outcome, RetryLater):
-            yield row.id, "retry", {"error": error, "delay_seconds": outcome.delay_seconds}
+            kind = "put off" if isinstance(outcome, PutOff) else "retry"
+            yield row.id, kind, {"error": error, "delay_seconds": outcome.delay_seconds}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +12,12 @@ from app.tasks.database import CommitUnknown, Database
 from app.tasks.model import ENDED, Cancelled, Claim, Outcome, Status, Track
 from app.tasks.sources import is_imported
 from app.tasks.store.claims import Claims, TicketClaims
-from app.tasks.store.settling import OddRows, Settled, Settlements
+from app.tasks.store.settling import OddRows, PutOff, Settled, Settlements
 from app.tasks.store.single_trip import SingleTrip
 from app.tasks.store.takes import Take, TakeOfPool, TakeQueued, TakeTickets, Terms
-from app.tasks.store.write_backs import TAKEN
+from app.tasks.store.write_backs import TAKEN, WriteBacks
+
+SOURCE_AWAY = "the database of its legacy row is away"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +36,15 @@ class Turns:
         settlements: Settlements,
         *,
         one_trip: bool = True,
-        taken: Callable[[Sequence[Claim]], list[Claim]] = lambda claims: [],
+        backs: WriteBacks | None = None,
     ) -> None:
-        """Without `one_trip` every turn goes step by step, as whatever joins its transaction needs. `taken`
-        says which claims are to be ended unstarted, since somebody else has their work."""
+        """Without `one_trip` every turn goes step by step, as whatever joins its transaction needs. `backs`
+        says which claims must not start, and tells rows in other databases what has ended."""
         self._database = database
         self._trip = SingleTrip(database) if one_trip else None
         self._claims = claims
         self._settlements = settlements
-        self._taken = taken
+        self._backs = backs
 
     def turn(
         self,
@@ -61,18 +63,26 @@ class Turns:
             turned = self._in_one_trip(outcomes, take, terms)
         else:
             turned = self._step_by_step(outcomes, take, terms)
+        if self._backs is not None and outcomes:
+            self._backs.deliver_own()
         return Turned(turned.settled, self.without_taken(turned.claims))
 
     def without_taken(self, claims: TicketClaims) -> TicketClaims:
-        """The claims but for those whose work somebody else has: these are ended, and their tickets stale."""
-        if not any(is_imported(claim.idempotency_key) for claim in claims.won):
+        """The claims but for those whose work somebody else has, which are ended, and those of which nobody
+        can tell now, which are put off. Their tickets are stale."""
+        if self._backs is None or not any(is_imported(claim.idempotency_key) for claim in claims.won):
             return claims
-        lost = self._taken(claims.won)
-        if not lost:
+        looked = self._backs.look(claims.won)
+        unstarted: list[Outcome] = [Cancelled(claim, TAKEN) for claim in looked.taken]
+        unstarted += [PutOff(claim, SOURCE_AWAY, seconds) for claim, seconds in looked.put_off]
+        if not unstarted:
             return claims
-        self._settlements.settle([Cancelled(claim, TAKEN) for claim in lost])
-        gone = {claim.task_id for claim in lost}
-        stale = [*claims.stale, *((claim.task_id, claim.epoch) for claim in lost)]
+        self._settlements.settle(unstarted)
+        gone = {outcome.claim.task_id for outcome in unstarted}
+        stale = [
+            *claims.stale,
+            *((claim.task_id, claim.epoch) for claim in claims.won if claim.task_id in gone),
+        ]
         won = [claim for claim in claims.won if claim.task_id not in gone]
         return TicketClaims(won, claims.refused, stale)
 

@@ -1,80 +1,96 @@
 """The legacy rows of imported tasks: whether one is ours before a start, and what it is told at the end.
 
-A row says `moved` from its import to the end of its task, whatever happens in between, and is written in the
-transaction that ends the task. Only a row that still says so is written: whoever changed it has taken it.
-Tasks that were not imported cost nothing here: their keys say so.
+A row says `moved` from its import to the end of its task, whatever happens in between. In our own database it
+is written in the transaction that ends the task; in another one by `deliver`, from what that transaction has
+left in `ends`. Tasks that were not imported cost nothing here: their keys say so.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+import structlog
+from sqlalchemy import select
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError
 
-from app.tasks.database import Database, is_refusal
-from app.tasks.errors import StatementRefused
+from app.tasks.database import Database
+from app.tasks.errors import DatabaseUnavailable, SourceUnavailable, StatementRefused
 from app.tasks.model import ENDED, Claim, Completed, Outcome, Status
+from app.tasks.schema import tasks
 from app.tasks.sources import Source, SourceKey, is_imported
 from app.tasks.store import events
-from app.tasks.store.driver_sql import DriverSql
+from app.tasks.store.ends import Ends
+from app.tasks.store.events import Happened
 from app.tasks.store.imports import Imports
+from app.tasks.store.legacy_rows import End, LegacyRows
+from app.tasks.store.source_databases import SourceDatabases
+from app.tasks.store.stages import Stages
 
 TAKEN = "taken elsewhere: its legacy row is no longer marked as moved"
+TOLD_AT_A_TIME = 200
+TRIES = 5
 
-# How a database tells a guard (app.transfer.legacy.guard) that it is us: before our statement, and after it.
-PASSES = {
-    "mysql": ("SET @twintrack_writes = 1", "SET @twintrack_writes = NULL"),
-    "postgresql": ("SET LOCAL twintrack.writes = 'on'", "SET LOCAL twintrack.writes = 'off'"),
-    "sqlite": ("UPDATE legacy_sources SET writing = 1", "UPDATE legacy_sources SET writing = 0"),
-}
+log = structlog.get_logger(__name__)
 
 
-class End(NamedTuple):
-    """How an imported task has ended."""
+class EndUnwritten(Exception):
+    """The row of a task is not to be marked again before its end is written down anew: should the retry die
+    half-way, somebody has to tell it."""
 
-    task_id: int
-    key: SourceKey
-    status: Status
-    result: str | None = None
-    error: str | None = None
-    attempts: int | None = None
+
+@dataclass(slots=True)
+class Looked:
+    """Claims that must not start: somebody else has `taken` their rows, or their source is away, and they are
+    `put_off` for so many seconds."""
+
+    taken: list[Claim] = field(default_factory=list)
+    put_off: list[tuple[Claim, float]] = field(default_factory=list)
 
 
 class WriteBacks:
-    def __init__(self, database: Database, imports: Imports) -> None:
+    def __init__(
+        self, database: Database, imports: Imports, stages: Stages, databases: SourceDatabases
+    ) -> None:
         self._database = database
         self._imports = imports
-        self._sql = DriverSql(database)
-        self._quote = database.engine.dialect.identifier_preparer.quote
+        self._stages = stages
+        self.ends = Ends(database)
+        self.databases = databases
+        self._own = LegacyRows(database)
+        self._some_left = False  # this process has written an end that it has not delivered
 
     # --- before a start -------------------------------------------------------------------------------
 
-    def taken(self, claims: Sequence[Claim]) -> list[Claim]:
-        """Those of the claims whose legacy rows are not ours any more: an old worker took them, or they are
-        gone. Asks the database only for imported tasks."""
+    def look(self, claims: Sequence[Claim]) -> Looked:
+        """Which claims must not start. Asks a database only for imported tasks. Raises `DatabaseUnavailable`
+        if ours is away."""
         by_source: dict[str, dict[str, Claim]] = defaultdict(dict)
         for claim in claims:
             if (key := SourceKey.of_key(claim.idempotency_key)) is not None:
                 by_source[key.source][key.key] = claim
-        lost: list[Claim] = []
+        looked = Looked()
         for name, rows in by_source.items():
             source = self._imports.source(name)
-            ours = self._database.read(lambda on, s=source, r=rows: self._ours(on, s, r)) if source else set()  # type: ignore[misc]
-            lost += [claim for key, claim in rows.items() if key not in ours]
-        return lost
+            try:
+                ours = self._ours(source, list(rows)) if source else set()
+            except (SourceUnavailable, StatementRefused) as error:
+                if source is None or source.database is None:
+                    raise
+                log.info("source.tasks_put_off", source=name, tasks=len(rows), reason=str(error))
+                seconds = self.databases.put_off_seconds(source.database)
+                looked.put_off += [(claim, seconds) for claim in rows.values()]
+                continue
+            looked.taken += [claim for key, claim in rows.items() if key not in ours]
+        return looked
 
-    def _ours(self, on: Connection, source: Source, keys: Mapping[str, Any]) -> set[str]:
-        key = self._quote(source.key)
-        query = (
-            f"SELECT {key} FROM {self._quote(source.table)} WHERE {key} IN ({self._sql.marks(len(keys))})"  # noqa: S608
-            f" AND {self._quote(source.status)} = {self._sql.mark}"
-        )
-        rows = on.exec_driver_sql(query, (*keys, source.words.moved)).cursor.fetchall()
-        return {str(row[0]) for row in rows}
+    def _ours(self, source: Source, keys: Sequence[str]) -> set[str]:
+        if source.database is None:
+            return self._database.read(lambda on: self._own.ours(on, source, keys))
+        there = LegacyRows(self.databases.known(source.database))
+        return self.databases.read(source.database, lambda on: there.ours(on, source, keys))
 
     # --- at the end -----------------------------------------------------------------------------------
 
@@ -83,8 +99,8 @@ class WriteBacks:
     ) -> None:
         """Write back what these outcomes have ended, in the transaction that records them.
 
-        Raises `StatementRefused` if the table does not take a completion; what failed or was cancelled is
-        then told by its status alone, or by an event if even that is refused.
+        Raises `StatementRefused` if a table in our database does not take a completion; what failed or was
+        cancelled is then told by its status alone, or by an event if even that is refused.
         """
         ends = []
         for outcome in outcomes:
@@ -112,86 +128,65 @@ class WriteBacks:
             groups[end.key.source, end.status].append(end)
         for (name, status), group in groups.items():
             source = self._imports.source(name, on)
-            if source is not None:
-                self._write_alike(on, source, status, sorted(group, key=lambda end: end.key))
+            if source is None:
+                continue
+            if source.database is not None:
+                self.ends.add(on, group)
+                self._some_left = True
+                continue
+            group.sort(key=lambda end: end.key)
+            told = self._own.complete if status is Status.COMPLETED else self._own.tell
+            events.record_all(on, told(on, source, group))
 
-    def _write_alike(self, on: Connection, source: Source, status: Status, ends: Sequence[End]) -> None:
-        word = _word(source, status)
-        if status is Status.COMPLETED:
-            try:
-                changed = self._update(on, source, word, source.write_back.get(status.value, {}), ends)
-            except DBAPIError as error:
-                if not is_refusal(error):
-                    raise
-                raise StatementRefused(f"the legacy row refused its end ({type(error).__name__})") from error
-        else:
-            changed = self._tell(on, source, word, source.write_back.get(status.value, {}), ends)
-        if changed != len(ends):
-            self._name_the_lost(on, source, word, ends)
+    # --- to another database ----------------------------------------------------------------------------
 
-    def _tell(
-        self, on: Connection, source: Source, word: str, columns: Mapping[str, Any], ends: Sequence[End]
-    ) -> int:
-        """As much as the table takes of each. Returns how many rows were told something."""
+    def deliver_own(self) -> None:
+        """As `deliver`, of what this process has just written: nothing else costs anything. Never raises: the
+        sweeper delivers what is left."""
+        if not self._some_left:
+            return
+        self._some_left = False
         try:
-            with on.begin_nested():
-                return self._update(on, source, word, columns, ends)
-        except DBAPIError as error:
-            if not is_refusal(error):
-                raise
-            if len(ends) > 1:
-                return sum(self._tell(on, source, word, columns, [end]) for end in ends)
-            if columns:
-                return self._tell(on, source, word, {}, ends)
-            events.record(on, "its legacy row refused its end", [ends[0].task_id], status=word)
-            return 1
+            self.deliver()
+        except DatabaseUnavailable as error:
+            log.info("source.not_told", reason=str(error))
 
-    def _update(
-        self, on: Connection, source: Source, word: str, columns: Mapping[str, Any], ends: Sequence[End]
-    ) -> int:
-        key, mark = self._quote(source.key), self._sql.mark
-        settings, values = [f"{self._quote(source.status)} = {mark}"], [word]
-        for name, written in columns.items():
-            sql, given = self._value(key, written, ends)
-            settings.append(f"{self._quote(name)} = {sql}")
-            values += given
-        statement = (
-            f"UPDATE {self._quote(source.table)} SET {', '.join(settings)}"  # noqa: S608 - checked names
-            f" WHERE {key} IN ({self._sql.marks(len(ends))}) AND {self._quote(source.status)} = {mark}"
-        )
-        keys = [end.key.key for end in ends]
-        with passing_guard(on):
-            return int(on.exec_driver_sql(statement, (*values, *keys, source.words.moved)).rowcount)
+    def deliver(self) -> int:
+        """Tell rows in other databases what has become of their tasks. Returns how many ends are off our
+        hands; those whose database is away are left. Raises `DatabaseUnavailable` if ours is."""
+        delivered = 0
+        for name in self.ends.sources():
+            source = self._imports.source(name)
+            if source is None or source.database is None:
+                continue
+            try:
+                count = TOLD_AT_A_TIME
+                while count == TOLD_AT_A_TIME:
+                    count = self._deliver_of(source, source.database)
+                    delivered += count
+            except (SourceUnavailable, StatementRefused) as error:
+                log.info("source.not_told", source=name, reason=str(error))
+        return delivered
 
-    def _value(self, key: str, written: Mapping[str, Any], ends: Sequence[End]) -> tuple[str, list[Any]]:
-        """The SQL of a column's new value, with its parameters: one for all, or one for each."""
-        if "value" in written:
-            return self._sql.mark, [written["value"]]
-        if written["is"] == "now":
-            return self._sql.now, []
-        each = [getattr(end, written["is"]) for end in ends]
-        if len(set(each)) == 1:
-            return self._sql.mark, each[:1]
-        whens = f" WHEN {self._sql.mark} THEN {self._sql.mark}" * len(ends)
-        pairs = [part for end, value in zip(ends, each, strict=True) for part in (end.key.key, value)]
-        return f"CASE {key}{whens} END", pairs
+    def _deliver_of(self, source: Source, database: str) -> int:
+        """A batch: locked here until it was committed there, and deleted."""
+        there = LegacyRows(self.databases.known(database))
 
-    def _name_the_lost(self, on: Connection, source: Source, word: str, ends: Sequence[End]) -> None:
-        """Rows that somebody had changed are left as they are; their tasks' history says so."""
-        key = self._quote(source.key)
-        query = (
-            f"SELECT {key} FROM {self._quote(source.table)} WHERE {key} IN ({self._sql.marks(len(ends))})"  # noqa: S608
-            f" AND {self._quote(source.status)} = {self._sql.mark}"
-        )
-        rows = on.exec_driver_sql(query, (*(end.key.key for end in ends), word)).cursor.fetchall()
-        told = {str(row[0]) for row in rows}
-        lost = [end.task_id for end in ends if end.key.key not in told]
-        events.record(on, "its legacy row was changed by others", lost, status=word)
+        def work(on: Connection) -> int:
+            ends = self.ends.next(on, source.name, limit=TOLD_AT_A_TIME)
+            if ends:
+                happened = self.databases.run(database, lambda to: _tell_all(there, to, source, ends))
+                self.ends.delete(on, ends)
+                events.record_all(on, happened)
+            return len(ends)
+
+        return self._database.run(work)
 
     # --- the way back -----------------------------------------------------------------------------------
 
     def give_back(self, name: str, *, limit: int) -> list[int]:
-        """Queue the rows of tasks that never started anew, and cancel these tasks, both or neither.
+        """Queue the rows of tasks that never started anew, and cancel these tasks, both or neither; rows in
+        another database are queued by `deliver`.
 
         Returns the tasks' ids; repeat until there are none. What others have locked is left for a later
         call. Raises `DatabaseUnavailable`.
@@ -205,51 +200,78 @@ class WriteBacks:
         rows = self._imports.never_started(on, source.name, limit)
         if not rows:
             return []
-        keys = {row.id: key.key for row in rows if (key := SourceKey.of_key(row.idempotency_key)) is not None}
-        status, mark = self._quote(source.status), self._sql.mark
-        statement = (
-            f"UPDATE {self._quote(source.table)} SET {status} = {mark}"  # noqa: S608 - checked names
-            f" WHERE {self._quote(source.key)} IN ({self._sql.marks(len(keys))}) AND {status} = {mark}"
-        )
-        with passing_guard(on):
-            on.exec_driver_sql(statement, (source.words.queued, *keys.values(), source.words.moved))
+        keys = {row.id: key for row in rows if (key := SourceKey.of_key(row.idempotency_key)) is not None}
+        if source.database is None:
+            self._own.queue(on, source, [key.key for key in keys.values()])
+        else:
+            self.ends.add(on, [End(task_id, key, Status.QUEUED) for task_id, key in keys.items()])
         self._imports.close_given_back(on, [row.id for row in rows])
         return list(keys)
+
+    def queue_staged(self, name: str, *, limit: int) -> int:
+        """Queue rows anew that an import in another database has marked, or may have, and that no task came
+        of. Returns how many stages are gone; repeat until 0. Raises `SourceUnavailable`."""
+        source, staged = self._imports.source(name), self._stages.next(name, limit=limit)
+        if source is None or source.database is None or not staged:
+            return 0
+        database, there = source.database, LegacyRows(self.databases.known(source.database))
+
+        def work(on: Connection) -> None:
+            known = self._imports.known(on, [str(SourceKey(name, one.key)) for one in staged])
+            lives = {task_id for task_id, status in known.values() if status not in ENDED}
+            ours = lives | self.ends.lock(on, [task_id for task_id, _ in known.values()])
+            keys = [
+                one.key
+                for one in staged
+                if known.get(str(SourceKey(name, one.key)), (None, None))[0] not in ours
+            ]
+            if keys:
+                self.databases.run(database, lambda to: there.queue(to, source, keys))
+            self._stages.delete(on, staged)
+
+        self._database.run(work)
+        return len(staged)
 
     # --- an operator's retry ----------------------------------------------------------------------------
 
     def reopen(self, on: Connection, row: Any) -> bool:
-        """Mark the row of a task that is to run again as moved. False: it lives on without us."""
+        """Mark the row of a task that is to run again as moved. False: it lives on without us.
+
+        A row in another database is marked before the caller commits. Raises `EndUnwritten` unless its end is
+        written down, which this transaction deletes: call `write_anew`, and begin again. Raises
+        `SourceUnavailable`.
+        """
         key = SourceKey.of_key(row.idempotency_key)
         source = self._imports.source(key.source, on) if key is not None else None
         if key is None or source is None:
             return not is_imported(row.idempotency_key)
-        status, mark = self._quote(source.status), self._sql.mark
-        words = list(dict.fromkeys((source.words.failed, source.words.cancelled, source.words.queued)))
-        words.append(source.words.moved)
-        statement = (
-            f"UPDATE {self._quote(source.table)} SET {status} = {mark}"  # noqa: S608 - checked names
-            f" WHERE {self._quote(source.key)} = {mark} AND {status} IN ({self._sql.marks(len(words))})"
-        )
-        with passing_guard(on):
-            return on.exec_driver_sql(statement, (source.words.moved, key.key, *words)).rowcount == 1
+        if source.database is None:
+            return self._own.mark_again(on, source, key.key)
+        if not self.ends.void(on, [row.id]) and row.status in ENDED:
+            raise EndUnwritten
+        there = LegacyRows(self.databases.known(source.database))
+        return self.databases.run(source.database, lambda to: there.mark_again(to, source, key.key))
+
+    def write_anew(self, task_id: int) -> None:
+        """Write down the end of a task that has ended, for its row to be told once more."""
+        columns = (tasks.c.status, tasks.c.idempotency_key, tasks.c.result, tasks.c.error, tasks.c.attempt)
+        query = select(*columns).where(tasks.c.id == task_id).with_for_update()
+
+        def work(on: Connection) -> None:
+            row = on.execute(query).first()
+            key = SourceKey.of_key(row.idempotency_key) if row is not None else None
+            if row is not None and key is not None and row.status in ENDED:
+                self.ends.void(on, [task_id])
+                self.ends.add(on, [End(task_id, key, row.status, row.result, row.error, row.attempt)])
+
+        self._database.run(work)
 
 
-@contextmanager
-def passing_guard(on: Connection) -> Iterator[None]:
-    """Statements inside the block are ours, should the table have a guard."""
-    kind = "mysql" if on.dialect.name == "mariadb" else on.dialect.name
-    begin, end = PASSES[kind]
-    on.exec_driver_sql(begin)
-    try:
-        yield
-    except BaseException:
-        if kind == "mysql" and not on.invalidated:  # the others' passes are rolled back with the statement
-            on.exec_driver_sql(end)
-        raise
-    on.exec_driver_sql(end)
-
-
-def _word(source: Source, status: Status) -> str:
-    words = source.words
-    return {Status.COMPLETED: words.done, Status.FAILED: words.failed}.get(status, words.cancelled)
+def _tell_all(there: LegacyRows, to: Connection, source: Source, ends: Sequence[End]) -> list[Happened]:
+    groups: dict[Status, list[End]] = defaultdict(list)
+    for end in ends:
+        groups[end.status].append(end)
+    happened: list[Happened] = []
+    for group in groups.values():
+        happened += there.tell(to, source, sorted(group, key=lambda end: end.key))
+    return happened

@@ -10,11 +10,11 @@ from app.tasks.errors import UnknownTaskName
 from app.tasks.queue import TaskQueue
 from app.transfer import runs
 from app.transfer.errors import NotPossible
-from app.transfer.legacy.guard import Guard
-from app.transfer.legacy.importing import LegacyRows
+from app.transfer.legacy.cargoes import rows_of
+from app.transfer.legacy.guard import Guard, prepare_passes
 from app.transfer.legacy.mapping import Mapping, read_mapping
 from app.transfer.legacy.status_words import run_statement, statement_for_moved
-from app.transfer.legacy.table import LegacyTable
+from app.transfer.legacy.table import LegacyTable, database_of
 from app.transfer.mover import Mover, Watcher
 from app.transfer.plans import Direction, Limits, Plan, Scope, Target, routing_of
 from app.transfer.records import Transfer, TransferRecords
@@ -42,7 +42,7 @@ def checked(queue: TaskQueue, mapping: Mapping) -> LegacyTable:
         raise NotPossible(
             f"no handler is registered for {mapping.task!r}: name its module in TASK_MODULES"
         ) from None
-    return LegacyTable(queue.store.database, mapping)
+    return LegacyTable(database_of(queue.store, mapping), mapping)
 
 
 def plan_import(queue: TaskQueue, table: LegacyTable, scope: Scope) -> Plan:
@@ -53,7 +53,7 @@ def plan_import(queue: TaskQueue, table: LegacyTable, scope: Scope) -> Plan:
     rules = routing_of(queue.store, scope.priorities)
     targets = {p: Target(rules[p].redis_percent, dict(rules[p].name_percents)) for p in scope.priorities}
     plan = Plan(Direction.IMPORT, scope, targets)
-    rows = LegacyRows(queue, table, transfer_id=0)
+    rows = rows_of(queue, table, transfer_id=0)
     return replace(plan, rows={p: rows.count(plan.aim(rules[p])) for p in scope.priorities})
 
 
@@ -63,9 +63,9 @@ def open_imports(queue: TaskQueue, source: str) -> list[Transfer]:
     return [one for one in found if one.plan.scope.source == source]
 
 
-def needed_statements(queue: TaskQueue, table: LegacyTable) -> list[str]:
+def needed_statements(table: LegacyTable) -> list[str]:
     """What has to be run on the table first."""
-    statement = statement_for_moved(queue.store.database, table.mapping)
+    statement = statement_for_moved(table.database, table.mapping)
     return [] if statement is None else [statement]
 
 
@@ -73,14 +73,12 @@ def _untold(sentence: str) -> None:
     """Nobody listens."""
 
 
-def require_guard(
-    queue: TaskQueue, table: LegacyTable, consent: Consent, *, tell: Callable[[str], None] = _untold
-) -> None:
+def require_guard(table: LegacyTable, consent: Consent, *, tell: Callable[[str], None] = _untold) -> None:
     """Without a guard, an old worker that read a row before its move would run it again afterwards.
 
     Raises `NotPossible` if there is none, and the operator neither allows it nor vouches.
     """
-    guard = Guard(queue.store.database, table.mapping)
+    guard = Guard(table.database, table.mapping)
     if consent.old_workers_stopped or guard.is_installed():
         return
     if not consent.install_guard:
@@ -107,14 +105,16 @@ def start_import(
 
     Raises `NotPossible` if the table lacks something that the operator has not allowed, and as `runs.start`.
     """
-    for statement in needed_statements(queue, table):
+    for statement in needed_statements(table):
         if not consent.alter:
             raise NotPossible(
                 f"the status column cannot hold {table.mapping.status.moved!r} yet. Run this, or allow it"
                 f" with --alter:\n  {statement}"
             )
         tell(f"Running: {statement}")
-        run_statement(queue.store.database, statement)
+        run_statement(table.database, statement)
+    if table.mapping.database is not None:
+        prepare_passes(table.database, table.mapping)
     queue.store.imports.remember(table.source())
-    require_guard(queue, table, consent, tell=tell)
+    require_guard(table, consent, tell=tell)
     return runs.start(queue, plan, limits, watcher=watcher)

@@ -42,6 +42,8 @@ def give_back(
     if store.imports.source(source) is None:
         raise NotPossible(f"nothing was ever imported from {source}")
     aborted = _abort_imports(queue, source)
+    while store.write_backs.queue_staged(source, limit=BATCH_ROWS):
+        pass
     rows, last_progress = 0, time.monotonic()
     while True:
         given = store.write_backs.give_back(source, limit=BATCH_ROWS)
@@ -51,10 +53,15 @@ def give_back(
             last_progress = time.monotonic()
             continue
         left = store.imports.count_never_started(source)
-        if not left:
+        store.write_backs.deliver()
+        untold = store.ends.count(source)
+        if not left and not untold:
             return GivenBack(rows, aborted)
         if time.monotonic() - last_progress > patience_seconds:
-            raise Incomplete(f"{left} tasks of {source} stay locked by somebody else")
+            raise Incomplete(
+                f"{left} tasks of {source} stay locked by somebody else, {untold} rows are still to be told:"
+                " the sweeper tells them once their database answers"
+            )
         time.sleep(REST_SECONDS)
 
 

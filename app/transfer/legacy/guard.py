@@ -122,6 +122,20 @@ class Guard:
         ]
 
 
+def prepare_passes(database: Database, mapping: Mapping) -> None:
+    """Make what lets our statements pass a guard in a database that is not ours: on SQLite, where the mark of
+    who writes is a row, a table for it."""
+    if database.kind != "sqlite":
+        return
+    columns = "name TEXT PRIMARY KEY, writing BOOLEAN NOT NULL DEFAULT 0"
+
+    def work(on: Connection) -> None:
+        on.exec_driver_sql(f"CREATE TABLE IF NOT EXISTS legacy_sources ({columns})")
+        on.exec_driver_sql("INSERT OR IGNORE INTO legacy_sources (name) VALUES (?)", (mapping.name,))
+
+    database.run(work)
+
+
 _MYSQL = (
     "SELECT action_statement FROM information_schema.triggers WHERE trigger_schema = DATABASE()"
     " AND trigger_name = :name AND event_object_table = :table AND action_timing = 'BEFORE'"

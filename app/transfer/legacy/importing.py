@@ -7,7 +7,7 @@ key: a table without an index on its order would otherwise lock every row that i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,10 +23,9 @@ from app.tasks.store import Store
 from app.tasks.store.imports import Imported
 from app.tasks.store.transfers import Aim
 from app.transfer.cargo import Batch, Held, Picked
-from app.transfer.errors import Incomplete, NotPossible
+from app.transfer.errors import Incomplete
 from app.transfer.legacy.finding import Finder, Stretch
 from app.transfer.legacy.judging import Judge, Judged
-from app.transfer.legacy.mapping import mapping_of
 from app.transfer.legacy.table import LegacyTable
 from app.transfer.legacy.verdicts import Flaw, verdict
 
@@ -42,21 +41,12 @@ class Row(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Sorted:
+class Sorted:
     """The rows of a batch; those of `adopted` have a task that lives, `again` are tasks that have ended."""
 
     new: list[tuple[Row, Judged]]
     adopted: list[Any]
     again: list[int]
-
-
-def legacy_rows(queue: TaskQueue, source_name: str, *, transfer_id: int) -> LegacyRows:
-    """The rows of a source that was stored. Raises `NotPossible` for one that was not."""
-    source = queue.store.imports.source(source_name)
-    if source is None:
-        raise NotPossible(f"no source {source_name} is known: begin its import with its mapping file")
-    table = LegacyTable(queue.store.database, mapping_of(source.mapping, said_in=source_name))
-    return LegacyRows(queue, table, transfer_id=transfer_id)
 
 
 class LegacyRows:
@@ -77,7 +67,7 @@ class LegacyRows:
 
     # --- finding --------------------------------------------------------------------------------------
 
-    def stretches(self, aim: Aim) -> Iterator[Stretch]:
+    def stretches(self, aim: Aim) -> Iterator[Any]:
         timed = (False, True) if self._table.created else (False,)
         for queued in (True, False):
             yield from (Stretch(queued, with_time) for with_time in timed)
@@ -114,7 +104,7 @@ class LegacyRows:
         )
         return where, (words.queued, *values)
 
-    def pick(self, on: Connection, aim: Aim, stretch: Stretch, after: Any, limit: int) -> Picked | None:
+    def pick(self, on: Connection, aim: Aim, stretch: Any, after: Any, limit: int) -> Picked | None:
         found = self._finder.next(on, aim.route.priority, stretch, after, limit)
         if not found:
             return None
@@ -132,13 +122,10 @@ class LegacyRows:
         table = self._table
         state, given = table.of_state(queued=stretch.queued)
         of_priority, values = table.of_priority(priority)
-        lock = {"sqlite": "", "mysql": " FOR UPDATE SKIP LOCKED"}.get(
-            table.kind, " FOR UPDATE OF legacy SKIP LOCKED"
-        )
         columns = ", ".join(column.sql for column in table.read)
         query = (
             f"SELECT {columns} FROM {table.table} legacy"  # noqa: S608 - checked names
-            f" WHERE {table.key} IN ({{keys}}) AND {state} AND {of_priority}{lock}"
+            f" WHERE {table.key} IN ({{keys}}) AND {state} AND {of_priority}{table.lock}"
         )
         _, rows = table.run_by_keys(on, query, keys, after=[*given, *values])
         return [dict(zip(self._names, row, strict=True)) for row in rows]
@@ -146,29 +133,17 @@ class LegacyRows:
     # --- marking --------------------------------------------------------------------------------------
 
     def mark(
-        self, on: Connection, held: Held, aim: Aim, rows: Sequence[Row], incarnation: int
+        self, on: Connection, held: Held, aim: Aim, rows: Sequence[Any], incarnation: int
     ) -> Batch | None:
-        found = self._sort(on, held, rows)
+        keys = [self._judge.named(row.values["key"])[0] for row in rows]
+        found = self._sorted(held, rows, self._store.imports.known(on, keys))
         self._store.imports.give_up_keys(on, found.again)
-        to_fence = [j.row_key for _, j in found.new if j.verdict is None or j.verdict.fenced]
-        refused = self._fence(on, [*to_fence, *found.adopted])
-        if not found.new:
-            return None
-        fixed = verdict(Flaw.STATUS_FIXED)
-        new = [(row, j.flawed(fixed) if j.row_key in refused else j) for row, j in found.new]
-        made = self._insert(on, held, new, incarnation)
-        sound = [one for one in made if one.status is not Status.QUARANTINED]
-        tickets = [
-            Ticket(one.task_id, 1, one.priority, one.name) for one in sound if one.status is Status.DISPATCHED
-        ]
-        ids = (made[0].task_id, made[-1].task_id)
-        return Batch(*ids, marked=len(sound), quarantined=len(made) - len(sound), tickets=tickets)
+        return self._become(on, held, found.new, self._fence(on, self._to_fence(found)), incarnation)
 
-    def _sort(self, on: Connection, held: Held, rows: Sequence[Row]) -> _Sorted:
-        judged = [(row, self._judge(row.values, held.now, queued=row.queued)) for row in rows]
-        known = self._store.imports.known(on, [j.key for _, j in judged])
-        found = _Sorted([], [], [])
-        for row, j in judged:
+    def _sorted(self, held: Held, rows: Sequence[Row], known: Mapping[str, tuple[int, Status]]) -> Sorted:
+        found = Sorted([], [], [])
+        for row in rows:
+            j = self._judge(row.values, held.now, queued=row.queued)
             if j.key not in known:
                 found.new.append((row, j))
                 continue
@@ -179,6 +154,32 @@ class LegacyRows:
             elif status is not Status.QUARANTINED:
                 found.adopted.append(j.row_key)
         return found
+
+    @staticmethod
+    def _to_fence(found: Sorted) -> list[Any]:
+        new = [j.row_key for _, j in found.new if j.verdict is None or j.verdict.fenced]
+        return [*new, *found.adopted]
+
+    def _become(
+        self,
+        on: Connection,
+        held: Held,
+        found: Sequence[tuple[Row, Judged]],
+        refused: set[Any],
+        incarnation: int,
+    ) -> Batch | None:
+        """Store the tasks of rows that were marked, but for those that `refused` it."""
+        if not found:
+            return None
+        fixed = verdict(Flaw.STATUS_FIXED)
+        new = [(row, j.flawed(fixed) if j.row_key in refused else j) for row, j in found]
+        made = self._insert(on, held, new, incarnation)
+        sound = [one for one in made if one.status is not Status.QUARANTINED]
+        tickets = [
+            Ticket(one.task_id, 1, one.priority, one.name) for one in sound if one.status is Status.DISPATCHED
+        ]
+        ids = (made[0].task_id, made[-1].task_id)
+        return Batch(*ids, marked=len(sound), quarantined=len(made) - len(sound), tickets=tickets)
 
     def _fence(self, on: Connection, keys: Sequence[Any]) -> set[Any]:
         """Mark the rows moved. Returns the keys of those whose table refuses it: a trigger may, and a foreign

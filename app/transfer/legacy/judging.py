@@ -49,7 +49,7 @@ class Judge:
     def __call__(self, row: Map[str, Any], now: datetime, *, queued: bool = True) -> Judged:
         """`queued` is false for a row whose status is NULL."""
         payload, found = self._payload(row)
-        key, fits = self._key(row["key"])
+        key, fits = self.named(row["key"])
         user, is_user = self._user(row.get("user"))
         if not queued:
             found = verdict(Flaw.STATUS_NULL)
@@ -75,7 +75,7 @@ class Judge:
         found = row.get(name)
         return value.default if found is None and value is not None else found
 
-    def _key(self, value: Any) -> tuple[str, bool]:
+    def named(self, value: Any) -> tuple[str, bool]:
         """The task's key, and whether it names the row. One that cannot is named by its digest."""
         text = str(value)  # as whoever reads the key of a row compares it
         key = str(SourceKey(self.table.mapping.name, text))

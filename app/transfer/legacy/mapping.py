@@ -111,9 +111,11 @@ class Fault(_Part):
 
 
 class Mapping(_Part):
-    """A whole file."""
+    """A whole file. `database` names the database that the table is in, as named databases are; without it
+    the table is in ours."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+    database: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")] | None = None
     table: Name
     key: Name
     task: Annotated[str, Field(min_length=1, max_length=100)]

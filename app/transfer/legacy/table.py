@@ -15,8 +15,10 @@ from sqlalchemy.exc import NoSuchTableError
 from sqlalchemy.types import BINARY, VARBINARY, LargeBinary, TypeEngine
 
 from app.tasks.database import Database
+from app.tasks.errors import SourceUnavailable
 from app.tasks.model import PRIORITIES, Priority
 from app.tasks.sources import Source, Words
+from app.tasks.store import Store
 from app.transfer.errors import NotPossible
 from app.transfer.legacy.mapping import ConstantText, Fault, Mapping, Value, Written
 
@@ -32,10 +34,26 @@ class Column:
     sql: str
 
 
+def database_of(store: Store, mapping: Mapping) -> Database:
+    """The database that a mapping's table is in. Raises `NotPossible` for a name that nothing resolves, or
+    that means our own."""
+    if mapping.database is None:
+        return store.database
+    try:
+        found = store.source_databases.database(mapping.database)
+    except SourceUnavailable as error:
+        raise NotPossible(str(error)) from None
+    if found.url == store.database.url:
+        raise NotPossible(f"the database {mapping.database} is the tasks' own: leave it away in the mapping")
+    return found
+
+
 class LegacyTable:
     """Raises `NotPossible` if the table, or a column that has no default, is missing, or its key is bytes."""
 
     def __init__(self, database: Database, mapping: Mapping) -> None:
+        """`database` is the one that the table is in."""
+        self.database = database
         self.mapping = mapping
         self.kind = database.kind
         self._quote = database.engine.dialect.identifier_preparer.quote
@@ -43,6 +61,8 @@ class LegacyTable:
         if isinstance(self.columns.get(mapping.key), BINARY | VARBINARY | LargeBinary):
             raise NotPossible(f"{mapping.table}.{mapping.key} holds bytes, and a task's key is text")
         self.mark = "?" if self.kind == "sqlite" else "%s"
+        locks = {"sqlite": "", "mysql": " FOR UPDATE SKIP LOCKED"}
+        self.lock = locks.get(self.kind, " FOR UPDATE OF legacy SKIP LOCKED")
         self.table = self._quote(mapping.table)
         self.key = self.column(mapping.key)
         self.status = self.column(mapping.status.column)
@@ -169,6 +189,7 @@ class LegacyTable:
                 )
             },
             mapping=self.mapping.model_dump(mode="json", by_alias=True),
+            database=self.mapping.database,
         )
 
     def run_by_keys(

@@ -92,7 +92,7 @@ def _importer(ground: Ground, table: LegacyTable) -> Mover | None:
     consent = Consent(choices.alter, choices.install_guard, choices.old_workers_stopped)
     cut_short = open_imports(queue, table.mapping.name)
     if cut_short:
-        require_guard(queue, table, consent)
+        require_guard(table, consent)
         mover = runs.resume(
             queue, Direction.IMPORT, transfer_id=cut_short[0].transfer_id, watcher=ground.watcher
         )

@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError
 from app.tasks.model import Completed, Failed
 from app.tasks.queue import TaskQueue
 from app.tasks.store import Store
-from app.tasks.store.write_backs import passing_guard
+from app.tasks.store.legacy_rows import passing_guard
 from app.transfer.errors import NotPossible
 from app.transfer.legacy.beginning import Consent
 from app.transfer.legacy.guard import Guard
