@@ -48,6 +48,13 @@ console = Console(width=max(120, Console().width), highlight=False)
     type=click.Path(path_type=Path, exists=True),
     help="Measure nothing: write the saved figures into this document and its picture.",
 )
+@click.option(
+    "--add",
+    "also",
+    type=click.Path(path_type=Path, exists=True),
+    multiple=True,
+    help="With --render: figures of another run, where the first has none.",
+)
 def main(
     rounds: int | None,
     quick: bool,
@@ -57,10 +64,14 @@ def main(
     share: float | None,
     output: Path,
     document: Path | None,
+    also: tuple[Path, ...],
 ) -> None:
     if document is not None:
         try:
-            picture = write_document(document, Results.load(output))
+            measured = Results.load(output)
+            for path in also:
+                measured.add_missing(Results.load(path))
+            picture = write_document(document, measured)
         except (OSError, ValueError) as error:
             raise click.ClickException(str(error)) from error
         console.print(f"Written: {document}, {document.with_suffix('.json')}, {picture}")

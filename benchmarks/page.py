@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from benchmarks import moves
 from benchmarks.plot import svg
@@ -51,11 +53,17 @@ def _circumstances(results: Results) -> str:
         where = " on a machine that was busy with other work" if busy else ""
         words.append(f"**Figures of {run}{where}: rates are too low, ratios rough, no verdict is final.**")
     words.append(
-        f"Measured on {datetime.fromisoformat(about['at']):%-d %B %Y at %H:%M} UTC on {about['cores']} cores,"
-        f" load average {about['load_at_start']} at the start, median of {about['rounds']} round(s)."
-        f" Python {about['python']}, {about['machine']}."
+        f"Measured on {_run(about)}, on {about['cores']} cores. Python {about['python']}, {about['machine']}."
     )
+    words += [f"What that run left out is of {_run(also)}." for also in about.get("also", [])]
     if results.failures:
         failed = "; ".join(failure.split(":")[0] for failure in results.failures)
         words.append(f"Not measured: {failed}.")
     return " ".join(words)
+
+
+def _run(about: Mapping[str, Any]) -> str:
+    return (
+        f"{datetime.fromisoformat(about['at']):%-d %B %Y at %H:%M} UTC, load average"
+        f" {about['load_at_start']} at the start, median of {about['rounds']} round(s)"
+    )

@@ -85,6 +85,18 @@ class Results:
         for figure, value in figures:
             of.setdefault(figure, []).append(float(f"{value:.5g}"))
 
+    def add_missing(self, other: Results) -> None:
+        """What only the other run measured; `about` then says so under "also"."""
+        added = False
+        for series, figures in other.figures.items():
+            of = self.figures.setdefault(series, {})
+            missing = {name: values for name, values in figures.items() if name not in of}
+            of |= missing
+            added = added or bool(missing)
+        if added:
+            also = {name: other.about[name] for name in ("at", "load_at_start", "rounds")}
+            self.about["also"] = [*self.about.get("also", []), also]
+
     def median(self, series: str, figure: str) -> float | None:
         """None if it was not measured."""
         values = self.figures.get(series, {}).get(figure)

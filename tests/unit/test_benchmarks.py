@@ -14,7 +14,7 @@ from benchmarks.beside import Way, ways
 from benchmarks.counters import parse_commandstats
 from benchmarks.curve import Curve, Sample, drawn
 from benchmarks.goals import GOALS, judged
-from benchmarks.page import filled
+from benchmarks.page import blocks, filled
 from benchmarks.peers import PEERS
 from benchmarks.plan import SECTIONS, Choice, steps_of
 from benchmarks.plot import bars, svg
@@ -97,6 +97,20 @@ def test_saved_results_come_back_as_they_were(results: Results, tmp_path: Path) 
     (tmp_path / "other.json").write_text("[]")
     with pytest.raises(ValueError, match="was not written by this benchmark"):
         Results.load(tmp_path / "other.json")
+
+
+def test_what_a_run_left_out_can_come_from_another_one_which_is_then_named(results: Results) -> None:
+    run = {"load_at_start": 0.1, "rounds": 3, "cores": 2, "share": 1, "python": "3", "machine": "one"}
+    results.about |= run | {"at": "2026-01-02T10:00:00+00:00"}
+    other = Results(about=run | {"at": "2026-01-02T09:15:00+00:00", "rounds": 1})
+    other.add("MariaDB", [("drain_redis", 1.0), ("idle_statements_redis", 9.0)])
+    results.add_missing(other)
+    results.add_missing(Results(about=other.about, figures={"MariaDB": {"drain_redis": [2.0]}}))
+    assert results.median("MariaDB", "drain_redis") == 10_000
+    assert results.median("MariaDB", "idle_statements_redis") == 9
+    told = blocks(results)["about"]
+    assert "2 January 2026 at 10:00 UTC" in told
+    assert told.count("2 January 2026 at 09:15 UTC, load average 0.1 at the start, median of 1 round") == 1
 
 
 def test_the_tables_say_rates_ratios_and_verdicts(results: Results) -> None:
