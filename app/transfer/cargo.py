@@ -50,8 +50,11 @@ class Cargo(Protocol):
     def count(self, aim: Aim) -> int:
         """How many rows are left to be moved or named: a plain count, locked rows included."""
 
-    def pick(self, on: Connection, aim: Aim, stretch: Any, after: Any, limit: int) -> Picked | None:
-        """Lock the next rows behind the cursor `after`, which begins as None. None: there are no more."""
+    def pick(
+        self, on: Connection, aim: Aim, stretch: Any, after: Any, limit: int, before: Picked | None = None
+    ) -> Picked | None:
+        """Lock the next rows behind the cursor `after`, which begins as None. None: there are no more.
+        `before`: what a transaction had picked there that is repeated; a row keeps its place in the order."""
 
     def mark(
         self, on: Connection, held: Held, aim: Aim, rows: Sequence[Any], incarnation: int
@@ -82,7 +85,15 @@ class WaitingTasks:
     def count(self, aim: Aim) -> int:
         return self._rows.count(aim)
 
-    def pick(self, on: Connection, aim: Aim, stretch: int, after: int | None, limit: int) -> Picked | None:
+    def pick(
+        self,
+        on: Connection,
+        aim: Aim,
+        stretch: int,
+        after: int | None,
+        limit: int,
+        before: Picked | None = None,
+    ) -> Picked | None:
         rows = self._rows.pick(
             on,
             aim,

@@ -29,7 +29,7 @@ from app.tasks.store.routing import hold_routing
 from app.tasks.store.transfers import Aim
 from app.transfer.batches import BatchRecord, BatchRecords, digest_of
 from app.transfer.canaries import Canaries
-from app.transfer.cargo import Cargo, Held, WaitingTasks
+from app.transfer.cargo import Cargo, Held, Picked, WaitingTasks
 from app.transfer.courtesy import Courtesy
 from app.transfer.delivery import Delivered, Delivery, Marked
 from app.transfer.errors import Incomplete, NotPossible, Superseded, TransferError
@@ -256,6 +256,7 @@ class Mover:
     def _pass(self, aim: Aim, *, most: int) -> int:
         """Walk once along the first rows of the backlog: without an end to it a pass that is held back would
         go on for as long as tasks come in. Returns how many it took out of it."""
+        self._steering.hold()  # where nothing waits, too: a paused run comes to no end
         total = 0
         for stretch in self._cargo.stretches(aim):
             total += self._walk(Walk(aim, stretch, most=most))
@@ -316,18 +317,23 @@ class Mover:
         """Pick, judge, mark and record in one transaction; None: nothing was there to pick."""
         number = 0
         made: Marked | None = None
+        before: Picked | None = None
+        after: Any = None
 
         def work(on: Connection) -> None:
-            nonlocal number, made
+            nonlocal number, made, before, after
             began = time.monotonic()
             made = None
             with walk.in_turn(turn):  # the next one picks behind us while we write
                 held = self._hold(on, walk.aim)
-                picked = self._cargo.pick(on, walk.aim, walk.stretch, walk.cursor, limit)
+                if before is None:  # else it is repeated, and others have picked behind it since
+                    after = walk.cursor
+                picked = self._cargo.pick(on, walk.aim, walk.stretch, after, limit, before)
                 if picked is None:
                     walk.over = True
                     return
-                walk.cursor = picked.cursor
+                if before is None:
+                    before, walk.cursor = picked, picked.cursor
                 self._number += 1
                 number = self._number
             if picked.rows:

@@ -58,7 +58,12 @@ class Steering:
         return self._clock() - self._held_seconds
 
     def batch_rows(self) -> int:
-        """Wait for as long as there is a reason to, then say how many rows the next batch may have.
+        """How many rows the next batch may have, once there is no reason to wait. Raises as `hold`."""
+        self.hold()
+        return self._rate.largest_batch(self.chunk.rows)
+
+    def hold(self) -> None:
+        """Wait for as long as there is a reason to.
 
         Raises `Superseded` once the transfer is aborted or somebody else's, and `DatabaseUnavailable`.
         """
@@ -68,7 +73,6 @@ class Steering:
             now = self._clock()
             self._held_seconds += now - began
             began = now
-        return self._rate.largest_batch(self.chunk.rows)
 
     @property
     def throttle_reason(self) -> str | None:

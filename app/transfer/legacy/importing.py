@@ -104,16 +104,24 @@ class LegacyRows:
         )
         return where, (words.queued, *values)
 
-    def pick(self, on: Connection, aim: Aim, stretch: Any, after: Any, limit: int) -> Picked | None:
+    def pick(
+        self, on: Connection, aim: Aim, stretch: Any, after: Any, limit: int, before: Picked | None = None
+    ) -> Picked | None:
         found = self._finder.next(on, aim.route.priority, stretch, after, limit)
         if not found:
             return None
         place = {row[0]: number for number, row in enumerate(found)}
         locked = self._lock(on, aim.route.priority, stretch, [row[0] for row in found])
         locked.sort(key=lambda values: place[values["key"]])
-        ids = self._ids.take(len(locked)) if locked else []
+        had = {row.values["key"]: row.task_id for row in before.rows} if before else {}
+        ids = self._ids_for([values["key"] for values in locked], had)
         rows = [Row(task_id, stretch.queued, values) for task_id, values in zip(ids, locked, strict=True)]
         return Picked(rows, found[-1])
+
+    def _ids_for(self, keys: Sequence[Any], had: Mapping[Any, int]) -> list[int]:
+        """Ids of tasks, which are the order of service: those that the rows `had`, and new ones."""
+        new = iter(self._ids.take(sum(key not in had for key in keys)) if keys else ())
+        return [had[key] if key in had else next(new) for key in keys]
 
     def _lock(
         self, on: Connection, priority: Priority, stretch: Stretch, keys: Sequence[Any]

@@ -80,11 +80,14 @@ class StagedRows(LegacyRows):
     def _find(self, priority: Priority, stretch: Stretch, cursor: Any, limit: int) -> list[Any]:
         return self._reading(lambda there: self._finder.next(there, priority, stretch, cursor, limit))
 
-    def pick(self, on: Connection, aim: Aim, stretch: Any, after: Any, limit: int) -> Picked | None:
+    def pick(
+        self, on: Connection, aim: Aim, stretch: Any, after: Any, limit: int, before: Picked | None = None
+    ) -> Picked | None:
         """Rows are locked in their own database, and not before they are marked."""
         start = after or 0
         rows = stretch[start : start + limit]
-        ids = self._ids.take(len(rows)) if rows else []
+        had = {chosen.staged: chosen.task_id for chosen in before.rows} if before else {}
+        ids = self._ids_for(rows, had)
         chosen = [Chosen(*pair) for pair in zip(ids, rows, strict=True)]
         return Picked(chosen, start + len(rows)) if rows else None
 

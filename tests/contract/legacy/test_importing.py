@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from app.tasks.errors import DatabaseUnavailable
 from app.tasks.healing import Sweeper
@@ -266,6 +268,39 @@ def test_rows_that_keep_coming_do_not_keep_an_import_from_its_end(
     assert cargo.count(aim) == 0  # it came since: a next import's
     assert cargo.count(aim) == 1
     assert rows.count() == 0
+
+
+class Deadlock(Exception):
+    sqlstate = "40P01"
+
+
+def test_rows_whose_transaction_is_repeated_keep_their_place_in_the_order(
+    rows: Rows, legacy: CaptionQueue, queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = legacy.put(legacy.row(number) for number in range(100))
+    pick, mark, picks = LegacyRows.pick, LegacyRows.mark, itertools.count(1)
+    second, fails = threading.Event(), iter([True])
+
+    def picking(self: LegacyRows, *given: Any) -> Any:
+        picked = pick(self, *given)
+        if next(picks) == 2:
+            second.set()
+        return picked
+
+    def marking(self: LegacyRows, *given: Any) -> Any:
+        if next(fails, False):
+            if rows.kind != "sqlite":  # which has one writer at a time
+                assert second.wait(60)
+            raise OperationalError("UPDATE", {}, Deadlock())
+        return mark(self, *given)
+
+    monkeypatch.setattr(LegacyRows, "pick", picking)
+    monkeypatch.setattr(LegacyRows, "mark", marking)
+    assert begun(queue, limits=replace(FAST, batch_rows=20)).run().moved == 100
+    assert next(fails, None) is None
+    tasks, before = by_key(rows), legacy.all()
+    in_order = sorted(keys, key=lambda key: (before[key]["created_at"], key))
+    assert sorted(tasks, key=lambda key: tasks[key]["id"]) == in_order
 
 
 def test_an_import_that_rows_outrun_moves_those_that_stood_there_and_ends(
