@@ -29,7 +29,7 @@ test-rq: $(STAMP) ## run RQ's own worker tests against our worker class (downloa
 	$(BIN)/python -m tests.rq_suite
 
 test-prefect: $(STAMP) ## run the ETL by a private Prefect server and its worker (after make prefect-setup)
-	if [ -x $(PREFECT_VENV)/bin/prefect ]; then scripts/install_test_servers.sh && \
+	if [ -e $(PREFECT_STAMP) ]; then scripts/install_test_servers.sh && \
 		$(BIN)/python -m pytest -n 0 -v -m prefect --durations=0 --durations-min=0.5 tests/on_prefect; \
 	else echo "Skipped: Prefect is not installed. make prefect-setup installs it."; fi
 
