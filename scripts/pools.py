@@ -9,38 +9,17 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 import click
 
-from app.logs import configure_logging
-from app.system import System, build_system
-from app.tasks.errors import TaskError
 from app.tasks.store.pools import NoSuchPool, PoolFigures
 from app.tasks.store.registry import WorkerRow
-from config import Config, ConfigError
+from scripts.opening import opened
 
-UNSERVED, CANNOT_RUN = 1, 2
+UNSERVED = 1
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
-
-@contextmanager
-def opened() -> Iterator[System]:
-    """The task system over the settings in force; problems end the command with a sentence."""
-    configure_logging("error")
-    try:
-        system = build_system(Config())
-        try:
-            system.prepare_tables()
-            yield system
-        finally:
-            system.close()
-    except (ConfigError, TaskError, ValueError) as error:
-        click.echo(str(error), err=True)
-        sys.exit(CANNOT_RUN)
 
 
 @click.group(help=__doc__)

@@ -8,36 +8,16 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import click
 
 from app.distributed.deployments import Deployments
-from app.logs import configure_logging
 from app.monitoring.stuck_runs import stuck_runs
-from app.system import System, build_system
-from app.tasks.errors import TaskError
-from config import Config, ConfigError
+from scripts.opening import opened
 
-PROBLEM, CANNOT_RUN = 1, 2
+PROBLEM = 1
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
-
-@contextmanager
-def opened() -> Iterator[System]:
-    """The task system over the settings in force; problems end the command with a sentence."""
-    configure_logging("error")
-    try:
-        system = build_system(Config())
-        try:
-            yield system
-        finally:
-            system.close()
-    except (ConfigError, TaskError, ValueError) as error:
-        click.echo(str(error), err=True)
-        sys.exit(CANNOT_RUN)
 
 
 @click.group(help=__doc__)
@@ -51,7 +31,7 @@ def main() -> None:
 @as_json
 def show_all(flow: str | None, limit: int, as_json: bool) -> None:
     """The newest runs, each with how many of its children are in which state."""
-    with opened() as system:
+    with opened(with_tables=False) as system:
         runs = system.queue.families.newest_runs(limit=limit, task_name=flow)
     told = [
         _of_run(row) | {"children": {status.value: n for status, n in tally.items()}} for row, tally in runs
@@ -69,7 +49,7 @@ def show_all(flow: str | None, limit: int, as_json: bool) -> None:
 @as_json
 def show(run: int, as_json: bool) -> None:
     """One RUN, child by child."""
-    with opened() as system:
+    with opened(with_tables=False) as system:
         task = system.store.queries.task(run)
         children = [_of_child(row) for row in system.queue.families.children_of(run)]
     told = {"run": run, "flow": task.name, "status": task.status.value, "error": task.error}
@@ -86,7 +66,7 @@ def show(run: int, as_json: bool) -> None:
 @as_json
 def deployments(as_json: bool) -> None:
     """The names by which tasks are started."""
-    with opened() as system:
+    with opened(with_tables=False) as system:
         found = Deployments(system).all()
     if as_json:
         click.echo(json.dumps([{"name": one.name, "task": one.task} for one in found], indent=2))
@@ -99,7 +79,7 @@ def deployments(as_json: bool) -> None:
 @as_json
 def workers(as_json: bool) -> None:
     """How many live workers each host has, and what they serve. Exit 1 if there is none."""
-    with opened() as system:
+    with opened(with_tables=False) as system:
         found = Counter((row.host, row.queues) for row in system.workers())
     told = [{"host": host, "serves": serves, "workers": n} for (host, serves), n in sorted(found.items())]
     if as_json:
@@ -114,7 +94,7 @@ def workers(as_json: bool) -> None:
 @as_json
 def diagnose(as_json: bool) -> None:
     """Why runs do not go on, a sentence each. Exit 1 if something keeps one from it."""
-    with opened() as system:
+    with opened(with_tables=False) as system:
         found = stuck_runs(system)
     if as_json:
         told = [{"run": one.run, "tasks": one.tasks, "reason": one.reason, "fix": one.fix} for one in found]

@@ -6,33 +6,10 @@ Exit 0: done. 2: a wrong tag or number, or the database cannot be reached.
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import click
 
-from app.system import build_system
-from app.tasks.errors import TaskError
-from app.tasks.families import Families
-from config import Config, ConfigError
-
-CANNOT_RUN = 2
-
-
-@contextmanager
-def opened() -> Iterator[Families]:
-    """The verbs over the configured database; problems end the command with a sentence."""
-    try:
-        system = build_system(Config())
-        try:
-            system.prepare_tables()
-            yield system.queue.families
-        finally:
-            system.close()
-    except (ConfigError, TaskError, ValueError) as error:
-        click.echo(str(error), err=True)
-        sys.exit(CANNOT_RUN)
+from scripts.opening import opened
 
 
 @click.group(help=__doc__)
@@ -45,8 +22,8 @@ def main() -> None:
 @click.argument("at_most", type=click.IntRange(min=0))
 def limit(tag: str, at_most: int) -> None:
     """Admit no more than AT_MOST children with TAG at a time: database 3"""
-    with opened() as families:
-        families.limit(tag, at_most)
+    with opened() as system:
+        system.queue.families.limit(tag, at_most)
         click.echo(f"At most {at_most} children with the tag {tag} are on their way at a time from here on.")
 
 
@@ -54,8 +31,8 @@ def limit(tag: str, at_most: int) -> None:
 @click.argument("tag")
 def lift(tag: str) -> None:
     """Let children with TAG start as they come."""
-    with opened() as families:
-        families.limit(tag, None)
+    with opened() as system:
+        system.queue.families.limit(tag, None)
         click.echo(f"The tag {tag} has no limit.")
 
 
@@ -63,8 +40,8 @@ def lift(tag: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(as_json: bool) -> None:
     """The tags that have a limit."""
-    with opened() as families:
-        limits = families.limits()
+    with opened() as system:
+        limits = system.queue.families.limits()
     if as_json:
         click.echo(json.dumps(limits))
         return
