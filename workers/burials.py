@@ -19,9 +19,9 @@ from app.tasks.model import Cancelled, Claim, Outcome, Released
 from app.tasks.reclaims import Reclaims
 from app.tasks.runner import Runner, boot_clock
 from app.tasks.store.settling import Settled
-from app.tasks.tickets import RQQueueManager
 from workers.causes import Cause, CauseOfDeath
 from workers.consumers import RedisConsumer
+from workers.in_flight import put_back
 from workers.life import held_if_dead, life_files
 from workers.page import Holding, Page
 from workers.recording import follow_up
@@ -42,9 +42,13 @@ class Burials:
         # it does not wait for a database that is away: the page stays for the next try
         self._runner = Runner(system.store, system.handlers, system.settings, pause=lambda seconds: True)
         self._found_dead: dict[Path, float] = {}
+        self._owed: dict[
+            str, Sequence[int]
+        ] = {}  # whose tickets Redis could not take back, and their batches
 
     def bury_all(self) -> int:
         """Bury every worker whose life file is free. Returns how many. Raises `DatabaseUnavailable`."""
+        self._put_back_owed()
         buried = 0
         paths = life_files(self._folder)
         for path in paths:
@@ -139,24 +143,28 @@ class Burials:
         registry = self._system.store.registry
         registry.leave(holder)
         registry.unlock(LOCK, holder)  # of a sweeper: nobody can prove its death once its file is gone
-        if self._system.tickets is not None:
-            try:
-                self._push_what_it_owed(self._system.tickets, holder, batch)
-                self._system.tickets.leave(holder)
-            except RedisUnavailable:
-                log.info("tickets.left_to_sweeper", holder=holder)
+        self._put_back(holder, batch)
         self._system.queue.waking.due()  # it may have heard a ring, or owed one, that nobody else knows of
 
-    def _push_what_it_owed(self, tickets: RQQueueManager, holder: str, batch: Sequence[int]) -> None:
-        """Tickets that it had popped and not claimed go back to the head. Of its last batch, rows that it had
-        settled to wait again may never have got theirs: those that Redis does not know are pushed."""
-        popped = set(tickets.in_flight(holder))
-        waiting = self._system.store.dispatched.among([*{*batch, *(task_id for task_id, _ in popped)}])
-        back = [ticket for ticket in waiting if (ticket.task_id, ticket.epoch) in popped]
-        rest = [ticket for ticket in waiting if (ticket.task_id, ticket.epoch) not in popped]
-        pushed = tickets.push(back, front=True) + tickets.push(rest, missing_only=True)
-        if pushed:
-            log.warning("tickets.given_back", worker=holder, count=pushed)
+    def _put_back_owed(self) -> None:
+        tickets = self._system.tickets
+        if tickets is not None and not tickets.health.away_seconds:
+            for holder, batch in list(self._owed.items()):
+                self._put_back(holder, batch)
+
+    def _put_back(self, holder: str, batch: Sequence[int]) -> None:
+        tickets = self._system.tickets
+        if tickets is None:
+            return
+        try:
+            pushed = put_back(tickets, self._system.store, holder, settled=batch)
+        except RedisUnavailable:
+            self._owed[holder] = batch
+            log.info("tickets.left_to_sweeper", holder=holder)
+        else:
+            self._owed.pop(holder, None)
+            if pushed:
+                log.warning("tickets.given_back", worker=holder, count=pushed)
 
 
 def _lives(pid: int) -> bool:

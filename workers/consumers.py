@@ -12,7 +12,7 @@ from typing import Protocol
 
 import structlog
 
-from app.tasks.errors import RedisUnavailable
+from app.tasks.errors import DatabaseUnavailable, RedisUnavailable
 from app.tasks.model import Outcome, Priority, Status, Track, Waits
 from app.tasks.routing import Routing
 from app.tasks.runner import LiveTask, boot_clock
@@ -24,6 +24,7 @@ from app.tasks.tickets.bells import Rung
 from app.tasks.tickets.manager import KEEP_FOREIGN_SECONDS, Ended, Taken
 from app.tasks.tickets.rq_format import ticket_failure
 from workers.filing import Filing
+from workers.in_flight import put_back
 from workers.presence import WorkerPresence
 from workers.visiting import STRICT, Visits
 
@@ -88,6 +89,8 @@ class RedisConsumer:
         self._fetched: dict[tuple[int, int], Taken] = {}
         self._spare: list[Taken] = []  # in flight for the next claims, unless a long run comes first
         self._sharing = threading.Lock()
+        self._came_twice = False
+        self._outages = tickets.health.outages  # what those left in flight is put back
         self._filing = Filing()
         self._claimed_at = 0.0
         self._finished = 0
@@ -109,6 +112,7 @@ class RedisConsumer:
         while taken := self._next(open_ones, count, spare):
             self._refuse([ticket for ticket in taken if ticket.reference is None])
             self._fetched = {ticket.reference: ticket for ticket in taken if ticket.reference is not None}
+            self._came_twice = self._came_twice or len(self._fetched) < len(taken)
             if self._fetched:
                 return TakeTickets(list(self._fetched))
         return None
@@ -181,6 +185,21 @@ class RedisConsumer:
         ended = self._filing.due() if due_only else self._filing.take()
         if ended:
             self._finish(ended)
+
+    def recover(self) -> None:
+        """Put back what is in flight although this worker has nothing in hand: tickets that came twice, and
+        what an outage of Redis has left there. Call it only then. Asks nothing if neither has happened, or
+        while Redis is away; what fails is tried again the next time."""
+        outages = self._tickets.health.outages
+        if not (self._came_twice or outages > self._outages) or self._tickets.health.away_seconds:
+            return
+        try:
+            count = put_back(self._tickets, self._store, self._holder)
+        except (RedisUnavailable, DatabaseUnavailable) as error:
+            log.debug("tickets.not_put_back", reason=str(error))
+        else:
+            self._came_twice, self._outages = False, outages
+            log.info("tickets.put_back", count=count)
 
     def show(self, live: LiveTask | None, busy: bool) -> None:
         """Beside the batches: keep this worker and its long runs on RQ's lists, tell what ended, and give

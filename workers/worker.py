@@ -296,14 +296,16 @@ class Worker:
 
     def _idle(self, *, briefly: bool = False) -> None:
         """Wait for work, or for the stop signal; `briefly` where rows wait that could not be had."""
+        in_use = self._float is not None and self._float.in_use
         if self._redis is not None:
             self._redis.flush()
+            if not in_use:
+                self._redis.recover()
         self._waiting.prepare()
         rung = None
         try:
             self._may_interrupt = True
             if not self._stop.is_set():
-                in_use = self._float is not None and self._float.in_use
                 briefly = briefly or self._pool is not None  # nobody rings for its lane
                 rung = self._waiting.wait(FLOAT_LOOK_SECONDS if in_use else None, briefly=briefly)
         except _Stop:

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from app.tasks.model import PRIORITIES, Claim, Completed, RetryLater
+from app.tasks.model import PRIORITIES, Claim, Completed, Priority, RetryLater
 from app.tasks.runner import boot_clock
 from app.tasks.tickets import RQQueueManager
 from tests.contract.graveyard import FAR, SEGFAULT, Graveyard, make_yard, run
 from tests.contract.parts import request
 from tests.contract.rows import Rows
+from tests.servers import RedisServer
 from workers.life import LifeFile
 
 
@@ -87,3 +88,24 @@ def test_what_a_worker_settled_to_wait_again_and_never_pushed_gets_its_ticket_at
     yard.dies(life)
     assert yard.burials.bury_all() == 1
     assert raw.lrange("rq:queue:normal", 0, -1) == [f"t{ids[2]}-e1", f"t{ids[1]}-e2", f"t{ids[0]}-e2"]
+
+
+def test_tickets_of_a_worker_that_died_while_redis_was_away_go_back_once_it_answers(
+    sqlite_rows: Rows, private_redis: RedisServer, tmp_path: Path
+) -> None:
+    yard = make_yard(sqlite_rows, tmp_path, redis_url=private_redis.url)
+    tickets = yard.system.tickets
+    assert tickets is not None
+    task_id = yard.system.queue.submit(request()).task_id
+    life = yard.worker()
+    worker = life.page.worker_id
+    pop(tickets, life, 1)
+    yard.dies(life)
+    private_redis.stop()
+    assert yard.burials.bury_all() == 1
+    private_redis.start()
+    assert tickets.in_flight(worker) == [(task_id, 1)]
+    assert yard.burials.bury_all() == 0
+    assert tickets.in_flight(worker) == []
+    assert tickets.look(Priority.NORMAL).job_ids == {f"t{task_id}-e1"}
+    yard.system.close()

@@ -205,8 +205,8 @@ class Installation:
         client = self.redis.client()
         for key in client.scan_iter(match="rq:queue:*", count=1000):
             found[key.decode()] = client.llen(key)
-        in_flight = list(client.scan_iter(match="twintrack:*inflight:*", count=1000))
-        found["tickets in flight"] = sum(client.llen(key) for key in in_flight)
+        for key in client.scan_iter(match="twintrack:*inflight:*", count=1000):
+            found[f"{key.decode()}: {client.lrange(key, 0, 9)}"] = client.llen(key)
         return {name: count for name, count in found.items() if count}
 
 

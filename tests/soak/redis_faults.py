@@ -72,12 +72,11 @@ class RedisFaults:
         tally.took("back on Redis", [boot_clock() - repaired_at])
 
     def finish(self) -> None:
-        """Stop the pool in good order. Answers that Redis could not give have left ids in flight: of a living
-        worker they are only deleted when it leaves."""
-        end_process(self._pool, signal.SIGTERM)
+        """See what lies about while the workers live, which put back what an outage has left in flight."""
         left = self._place.leftovers(deadline_seconds=60)
         if left:
             self._chapter.problems.append(f"{self._place.oracle.kind}: left behind at the end: {left}")
+        end_process(self._pool, signal.SIGTERM)
 
     # --- faults -----------------------------------------------------------------------------------------
 

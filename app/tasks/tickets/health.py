@@ -32,6 +32,8 @@ class RedisHealth:
         self._first_failure: float | None = None
         self._last_failure = 0.0
         self._up_since = clock()
+        self.outages = 0
+        """How many have begun."""
 
     @property
     def away_seconds(self) -> float:
@@ -75,6 +77,7 @@ class RedisHealth:
             now = self._clock()
             if self._first_failure is None:
                 self._first_failure = now
+                self.outages += 1
             self._last_failure = now
 
     def answered(self) -> None:
