@@ -38,6 +38,7 @@ from tests.waiting import wait_until
 
 REFUSAL = "this row was moved to another queue"
 IMPORT_COMMAND = "scripts/migration/migrate_database_tasks_to_rq.py"
+SUBMITTERS, SUBMIT_EVERY_SECONDS = 4, 0.005
 KILLED_BATCH_ROWS = 50  # so that the first batches come before a small trial's rows are gone
 MODULES = "app.handlers,tests.imports.handlers"
 
@@ -55,6 +56,7 @@ class Figures:
     inserted_meanwhile: int = 0
     cancelled_meanwhile: int = 0
     submissions: int = 0
+    submissions_per_second: float = 0.0
     submit_p95_ms: float = 0.0
     reasons: dict[str, int] = field(default_factory=dict)
 
@@ -104,6 +106,8 @@ class Trial:
         self._mapping = self._write_mapping(stack.folder)
         self._cancelled: set[str] = set()
         self._latencies: list[float] = []
+        self._together = threading.Lock()
+        self._due = 0.0  # of the next submission, whoever makes it
         self._natives: list[int] = []
         self._read: deque[str] = deque()
 
@@ -124,7 +128,9 @@ class Trial:
         """Raises `AssertionError` for a row that was lost, run twice, or named wrongly."""
         self.legacy.put(self.planted.rows(self.figures.rows))
         self.stack.start_pool(workers=pool_workers)
-        beside = [Beside(self._old_worker_step), Beside(self._application_step), Beside(self._submit_step)]
+        beside = [Beside(self._old_worker_step), Beside(self._application_step)]
+        self._due = time.perf_counter()
+        beside += [Beside(self._submit_step) for _ in range(SUBMITTERS)]
         for one in beside:
             one.start()
         began = time.monotonic()
@@ -133,6 +139,7 @@ class Trial:
         self.figures.import_seconds = time.monotonic() - began
         for one in beside[1:]:
             one.stop()
+        self.figures.submissions_per_second = len(self._natives) / (time.monotonic() - began)
         self.figures.imported, self.figures.quarantined = self._totals(told)
         again = self._start_import()
         self.figures.imported += self._totals(again)[0]
@@ -231,9 +238,11 @@ class Trial:
     def _submit_step(self) -> float:
         began = time.perf_counter()
         self._natives.append(self.stack.system.queue.submit(TaskRequest("test.noop", {})).task_id)
-        took = time.perf_counter() - began
-        self._latencies.append(took)
-        return max(0.0, 0.005 - took)
+        ended = time.perf_counter()
+        self._latencies.append(ended - began)
+        with self._together:
+            self._due += SUBMIT_EVERY_SECONDS
+            return max(0.0, self._due - ended)
 
     # --- the judgement ----------------------------------------------------------------------------------
 

@@ -70,9 +70,8 @@ class Pools:
         return self._database.read(lambda on: on.execute(waiting).first()) is not None
 
     def running(self, name: str, *, limit: int = 100) -> list[AnyRow]:
-        """What runs in this pool, the oldest claim first: (id, name, holder, attempt, started_at,
-        now). Raises
-        `NoSuchPool`."""
+        """What runs in this pool, the oldest claim first: (id, name, holder, attempt, started_at, now).
+        Raises `NoSuchPool`."""
         lane = self.lane(name)
         if lane is None:
             raise NoSuchPool(name)
