@@ -15,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from app.tasks.admission import Admission, Decision
 from app.tasks.after_commit import after_commit
+from app.tasks.bulks import Answers, submit_in_parts
 from app.tasks.combining import Combiner
 from app.tasks.database import CommitUnknown
 from app.tasks.errors import (
@@ -102,18 +103,15 @@ class TaskQueue:
                 after_commit(connection, move, self.push_moved)
         return submitted
 
-    def submit_many(self, requests: Iterable[TaskRequest]) -> list[Submitted | TaskError]:
+    def submit_many(self, requests: Iterable[TaskRequest]) -> Answers:
         """Store many tasks, a few statements per thousand. Each request has its own answer, in order:
-        a `Submitted`, or the error that `submit` would raise for it. `DatabaseUnavailable` is raised."""
+        a `Submitted`, or the error that `submit` would raise for it.
+
+        More than `bulks.PART` go in parts of that size, each in a transaction of its own. An outage is raised
+        as `DatabaseUnavailable` if nothing was stored, and is else the answer to those that were not.
+        """
         self._refuse_when_full()
-        checked: list[NewTask | TaskError] = []
-        for request in requests:
-            try:
-                checked.append(self._check(request))
-            except TaskError as error:
-                checked.append(error)
-        stored = iter(self._insert_bulk([new for new in checked if isinstance(new, NewTask)]))
-        return [next(stored) if isinstance(one, NewTask) else one for one in checked]
+        return submit_in_parts(requests, self._check, self._store_bulk)
 
     def _submit_checked(self, new: NewTask) -> Submitted | TaskError:
         try:
@@ -173,7 +171,7 @@ class TaskQueue:
                 return None
         raise DatabaseUnavailable("the database broke every connection before it answered")
 
-    def _submit_together(self, news: Sequence[NewTask]) -> list[Submitted | TaskError]:
+    def _submit_together(self, news: Sequence[NewTask]) -> Answers:
         """A party of submissions: those alike by one statement, if the routing alone decides of them."""
         groups = self._admission.alike(news, self.store.routing.known())
         if groups is None:
@@ -187,24 +185,27 @@ class TaskQueue:
             answers |= zip([new.task_id for new in group], answered, strict=True)
         return [answers[new.task_id] for new in news]
 
-    def _insert_alike(self, placement: Placement, news: Sequence[NewTask]) -> list[Submitted | TaskError]:
+    def _insert_alike(self, placement: Placement, news: Sequence[NewTask]) -> Answers:
         if self.store.submissions.insert_alike(placement, news):
             return self._follow_all(news, [placement] * len(news))
         self.store.routing.refresh()
         return self._insert_bulk(news)
 
-    def _insert_bulk(self, news: Sequence[NewTask]) -> list[Submitted | TaskError]:
+    def _insert_bulk(self, news: Sequence[NewTask]) -> Answers:
         """Store many in one transaction with one push: each as if those before it were stored already."""
-        if not news:
-            return []
+        return self._store_bulk(news)() if news else []
+
+    def _store_bulk(self, news: Sequence[NewTask]) -> Callable[[], Answers]:
+        """Store many in one transaction. Returns what is to follow its commit, and gives the answers."""
         for _ in range(2):  # who takes a key or a place at the same moment is seen by the second try
             try:
                 decided = self._store_all(news)
             except IntegrityError:
                 continue
-            return self._follow_all(news, decided)
+            return lambda: self._follow_all(news, decided)
         # two processes drew one node and met in a millisecond: one by one finds out
-        return [self._submit_checked(new) for new in news]
+        answers = [self._submit_checked(new) for new in news]
+        return lambda: answers
 
     def _store_all(self, news: Sequence[NewTask]) -> list[Decision]:
         """Decide and store. Raises `IntegrityError`, and nothing is stored."""
@@ -229,10 +230,8 @@ class TaskQueue:
                 raise
         return decided
 
-    def _follow_all(
-        self, news: Sequence[NewTask], decided: Sequence[Decision]
-    ) -> list[Submitted | TaskError]:
-        answers: list[Submitted | TaskError] = []
+    def _follow_all(self, news: Sequence[NewTask], decided: Sequence[Decision]) -> Answers:
+        answers: Answers = []
         tickets: list[Ticket] = []
         others: list[Moved] = []
         for new, decision in zip(news, decided, strict=True):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from app.tasks import bulks
 from app.tasks.errors import (
+    DatabaseUnavailable,
     IdempotencyConflict,
     IntakePaused,
     InvalidTask,
@@ -21,6 +24,7 @@ from app.tasks.ids import IdSource, bucket_of
 from app.tasks.model import PRIORITIES, Priority, Status, Submitted
 from app.tasks.routing import Intake
 from app.tasks.store import Store
+from app.tasks.store.submitting import Submissions
 from app.tasks.submission import TaskRequest
 from app.tasks.tickets import RQQueueManager
 from tests.contract.parts import (
@@ -195,3 +199,86 @@ def test_a_bulk_waits_for_a_flip_in_flight_and_then_obeys_it(
         bulk.must_wait(rows)
     ids_of(bulk.answer())
     assert (rows.count("QUEUED"), rows.count("DISPATCHED")) == (20, 0)
+
+
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulks, "PART", 10)
+
+
+def break_the_store(monkeypatch: pytest.MonkeyPatch, *, after: int) -> list[int]:
+    """The database goes away once so many transactions have stored rows; how many were begun after that."""
+    insert_many, refused = Submissions.insert_many, list[int]()
+    stored = iter(range(after))
+
+    def insert(self: Submissions, batch: Any, *rest: Any) -> None:
+        if next(stored, None) is None:
+            refused.append(len(batch))
+            raise DatabaseUnavailable("away")
+        insert_many(self, batch, *rest)
+
+    monkeypatch.setattr(Submissions, "insert_many", insert)
+    return refused
+
+
+def test_a_bulk_of_several_parts_has_its_answers_rows_and_tickets_in_order(
+    rows: Rows, make_queue: MakeQueue, tickets: RQQueueManager, raw: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_parts(monkeypatch)
+    wishes = [request(payload=n, name="no such task" if n % 7 == 3 else "test.noop") for n in range(95)]
+    answers = make_queue(tickets).submit_many(iter(wishes))
+    refused = [n for n, answer in enumerate(answers) if isinstance(answer, UnknownTaskName)]
+    assert refused == [*range(3, 95, 7)]
+    ids = [answer.task_id for answer in answers if isinstance(answer, Submitted)]
+    assert ids == sorted(rows.all())
+    assert [int(rows.row(i)["payload"]) for i in ids] == [n for n in range(95) if n % 7 != 3]
+    assert raw.lrange("rq:queue:normal", 0, -1) == [f"t{task_id}-e1" for task_id in ids]
+
+
+def test_a_key_that_an_earlier_part_has_stored_is_answered_from_its_row(
+    rows: Rows, make_queue: MakeQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_parts(monkeypatch)
+    answers = make_queue().submit_many([request(idempotency_key=f"k{n % 15}") for n in range(40)])
+    ids = ids_of(answers)
+    assert ids == [ids[n % 15] for n in range(40)]
+    created = [answer.created for answer in answers if isinstance(answer, Submitted)]
+    assert created == [True] * 15 + [False] * 25
+    assert rows.count() == 15
+
+
+def test_an_outage_in_the_middle_is_the_answer_to_what_was_not_stored(
+    rows: Rows, make_queue: MakeQueue, tickets: RQQueueManager, raw: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_parts(monkeypatch)
+    queue = make_queue(tickets)
+    refused = break_the_store(monkeypatch, after=2)
+    answers = queue.submit_many([request() for _ in range(50)])
+    assert sorted(rows.all()) == ids_of(answers[:20])
+    assert all(isinstance(answer, DatabaseUnavailable) for answer in answers[20:])
+    assert len(raw.lrange("rq:queue:normal", 0, -1)) == 20
+    assert refused == [10], "what comes after a failure is not tried"
+
+
+def test_an_outage_from_the_beginning_is_raised_and_nothing_is_stored(
+    rows: Rows, make_queue: MakeQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_parts(monkeypatch)
+    queue = make_queue()
+    refused = break_the_store(monkeypatch, after=0)
+    with pytest.raises(DatabaseUnavailable):
+        queue.submit_many([request() for _ in range(50)])
+    assert (rows.count(), refused) == (0, [10])
+
+
+def test_nothing_is_stored_of_a_bulk_whose_maker_fails_at_its_end(
+    rows: Rows, make_queue: MakeQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_parts(monkeypatch)
+
+    def wishes() -> Iterator[TaskRequest]:
+        yield from (request() for _ in range(30))
+        raise OSError("the file ended too soon")
+
+    with pytest.raises(OSError, match="too soon"):
+        make_queue().submit_many(wishes())
+    assert rows.count() == 0
