@@ -15,6 +15,7 @@
     ├── IntakePaused                says until when
     ├── QueueFull
     ├── DatabaseUnavailable
+    │   ├── LoginRefused
     │   ├── SchemaMissing
     │   └── SourceUnavailable       a legacy table's, which is not ours
     ├── StatementRefused

@@ -18,7 +18,7 @@ from typing import Self
 
 from app.tasks.errors import TaskError
 
-EVERY_SECONDS = 0.03
+EVERY_SECONDS = 0.1  # each probe is a transaction: three times as many were felt more than the moves
 FIRST_PROBES = 30  # before anything moves
 REMEMBERED_PROBES = 150
 LOOK_SECONDS = 0.5
