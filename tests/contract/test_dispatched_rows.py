@@ -129,3 +129,22 @@ def test_no_guarded_statement_reads_the_whole_table(sqlite_store: Store, sqlite_
         with sqlite_rows.engine.connect() as on:
             plan = [row[3] for row in on.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", parameters)]
         assert not [step for step in plan if step.startswith("SCAN tasks")], text
+
+
+@pytest.mark.parametrize("odd", ["plain", "a\x1eb", "a\x1fb", "\x1f"])
+def test_rows_beyond_the_window_are_read_as_they_are_whatever_they_are_called(
+    store: Store, rows: Rows, odd: str
+) -> None:
+    """MariaDB's rows are read as one text."""
+    rows.put("DISPATCHED", confirmed_in=0)
+    start = rows.put("DISPATCHED", confirmed_in=0, name=odd, timeout_seconds=9)
+    last = rows.put("DISPATCHED", confirmed_in=0, name="Ä 😀")
+    rows.put("DISPATCHED", confirmed_in=NOW_IN)
+    rows.put("QUEUED")
+    found = store.dispatched.unpushed(Priority.NORMAL, start=start, limit=10)
+    assert found == [
+        Ticket(start, 3, Priority.NORMAL, odd, 9),
+        Ticket(last, 3, Priority.NORMAL, "Ä 😀", None),
+    ]
+    assert ids(store.dispatched.unpushed(Priority.NORMAL, start=start, limit=1)) == [start]
+    assert store.dispatched.unpushed(Priority.NORMAL, start=last + 1, limit=10) == []

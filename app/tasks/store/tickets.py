@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection
 from app.tasks.database import Database
 from app.tasks.model import Priority, Status, Ticket
 from app.tasks.schema import database_now, status_is, tasks
+from app.tasks.store.row_texts import rows_as_text
 
 _TICKET_COLUMNS = (
     tasks.c.id,
@@ -39,6 +40,10 @@ class DispatchedRows:
 
     def unpushed(self, priority: Priority, *, start: int, limit: int) -> list[Ticket]:
         """The first DISPATCHED and unconfirmed rows from id `start` on: what waits beyond the window."""
+        if self._database.kind == "mysql":
+            found = self._database.read(lambda on: _unpushed_as_text(on, priority, start, limit))
+            if found is not None:
+                return found
         query = _in_order(priority, limit).where(tasks.c.confirmed_in == 0, tasks.c.id >= start)
         return self._tickets(query, priority)
 
@@ -123,6 +128,21 @@ class DispatchedRows:
             ]
 
         return self._database.read(work)
+
+
+def _unpushed_as_text(on: Connection, priority: Priority, start: int, limit: int) -> list[Ticket] | None:
+    rest = (
+        "FROM tasks FORCE INDEX (ix_tasks_waiting) WHERE status = 'DISPATCHED'"
+        f" AND priority = {priority.rank} AND confirmed_in = 0 AND id >= {int(start)}"
+        f" ORDER BY id LIMIT {int(limit)}"
+    )
+    lines = rows_as_text(on, ("id", "epoch", "timeout_seconds", "name"), rest)
+    if lines is None:
+        return None
+    return [
+        Ticket(int(i), int(epoch), priority, name, int(timeout) if timeout else None)
+        for i, epoch, timeout, name in lines
+    ]
 
 
 def _named(references: Sequence[tuple[int, int]]) -> ColumnElement[bool]:

@@ -23,8 +23,8 @@ from app.tasks.schema import tasks
 from app.tasks.store import events
 from app.tasks.store.driver_sql import DriverSql
 from app.tasks.store.placing import OVER
+from app.tasks.store.row_texts import rows_as_text
 
-_LONGEST_TEXT = 64 * 2**20
 _SOURCE = {Track.REDIS: Status.QUEUED, Track.DATABASE: Status.DISPATCHED}
 
 
@@ -81,36 +81,15 @@ class TransferRows:
             f" AND id > {int(after_id)} ORDER BY id LIMIT {int(limit)}{self._lock}"
         )
         if self._sql.kind == "mysql":
-            found = self._picked_as_text(on, rest, sound, values)
-            if found is not None:
-                return found
+            lines = rows_as_text(on, ("id", "epoch", "timeout_seconds", sound, "name"), rest, values)
+            if lines is not None:
+                return [
+                    Candidate(int(i), int(epoch), int(timeout) if timeout else None, fine == "1", name)
+                    for i, epoch, timeout, fine, name in lines
+                ]
         query = f"SELECT id, epoch, timeout_seconds, {sound}, name {rest}"
         rows = on.exec_driver_sql(query, tuple(values)).cursor.fetchall()
         return [Candidate(i, epoch, timeout, bool(fine), name) for i, epoch, timeout, fine, name in rows]
-
-    def _picked_as_text(
-        self, on: Connection, rest: str, sound: str, values: Sequence[Any]
-    ) -> list[Candidate] | None:
-        """All rows as one text: PyMySQL takes a microsecond for each value, and more for each row.
-
-        None if the text cannot be told apart again: a name holds a separator, or the server cut it short.
-        """
-        on.exec_driver_sql(f"SET SESSION group_concat_max_len = {_LONGEST_TEXT}")
-        fields = f"id, epoch, COALESCE(timeout_seconds, ''), {sound}, name, ''"
-        query = (
-            "SELECT COUNT(*), GROUP_CONCAT(line ORDER BY id SEPARATOR '\x1e') FROM"  # noqa: S608
-            f" (SELECT id, CONCAT_WS('\x1f', {fields}) AS line {rest}) AS picked"
-        )
-        count, text = on.exec_driver_sql(query, tuple(values)).cursor.fetchone()  # type: ignore[misc]
-        if not count:
-            return []
-        lines = text.split("\x1e")
-        if len(lines) != count or not text.endswith("\x1f"):
-            return None
-        return [
-            Candidate(int(task_id), int(epoch), int(timeout) if timeout else None, fine == "1", name[:-1])
-            for task_id, epoch, timeout, fine, name in [line.split("\x1f", 4) for line in lines]
-        ]
 
     def payloads(self, on: Connection, task_ids: Sequence[int]) -> dict[int, str]:
         """The payload texts of these rows, as they are."""
