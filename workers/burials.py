@@ -42,9 +42,8 @@ class Burials:
         # it does not wait for a database that is away: the page stays for the next try
         self._runner = Runner(system.store, system.handlers, system.settings, pause=lambda seconds: True)
         self._found_dead: dict[Path, float] = {}
-        self._owed: dict[
-            str, Sequence[int]
-        ] = {}  # whose tickets Redis could not take back, and their batches
+        # whose tickets Redis could not take back, with their batches
+        self._owed: dict[str, Sequence[int]] = {}
 
     def bury_all(self) -> int:
         """Bury every worker whose life file is free. Returns how many. Raises `DatabaseUnavailable`."""

@@ -90,7 +90,7 @@ class RedisConsumer:
         self._spare: list[Taken] = []  # in flight for the next claims, unless a long run comes first
         self._sharing = threading.Lock()
         self._came_twice = False
-        self._outages = tickets.health.outages  # what those left in flight is put back
+        self._outages = tickets.health.outages  # what these have left in flight is put back
         self._filing = Filing()
         self._claimed_at = 0.0
         self._finished = 0
@@ -110,9 +110,10 @@ class RedisConsumer:
             self._return_spare()
             return None
         while taken := self._next(open_ones, count, spare):
-            self._refuse([ticket for ticket in taken if ticket.reference is None])
+            foreign = [ticket for ticket in taken if ticket.reference is None]
+            self._refuse(foreign)
             self._fetched = {ticket.reference: ticket for ticket in taken if ticket.reference is not None}
-            self._came_twice = self._came_twice or len(self._fetched) < len(taken)
+            self._came_twice = self._came_twice or len(self._fetched) + len(foreign) < len(taken)
             if self._fetched:
                 return TakeTickets(list(self._fetched))
         return None

@@ -126,3 +126,14 @@ def test_a_worker_that_met_neither_asks_nothing_before_it_sleeps(
     before = raw.info("stats")["total_commands_processed"]
     place.consumer.recover()
     assert raw.info("stats")["total_commands_processed"] == before + 1  # the look itself
+
+
+def test_a_job_of_another_program_in_a_batch_is_no_ticket_that_came_twice(
+    place: Place, tickets: RQQueueManager, raw: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw.rpush("rq:queue:normal", "somebody-elses")
+    task_id = place.queue.submit(request()).task_id
+    asked: list[str] = []
+    monkeypatch.setattr(tickets, "in_flight", asked.append)
+    assert place.work_until_idle() == [task_id]
+    assert (asked, place.in_flight()) == ([], [])
